@@ -1,0 +1,157 @@
+//! `cargo xtask codegen`: every .proto below proto/ becomes Rust in crates/api/src/gen, with the
+//! encoded descriptors beside it. Needs no protoc. The output depends on the .proto files and on the
+//! generators' versions in Cargo.lock only: the same tree gives the same bytes everywhere.
+//!
+//! Must not know a .proto file by name: a new one is picked up by lying in proto/.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use protox::file::{
+    ChainFileResolver, DescriptorSetFileResolver, GoogleFileResolver, IncludeFileResolver,
+};
+
+const OUTPUT: &str = "crates/api/src/gen";
+const DESCRIPTORS: &str = "descriptors.bin";
+
+/// Messages whose `bytes` fields carry bulk data: decoding borrows from the receive buffer instead
+/// of copying.
+const BULK: &[&str] = &[
+    ".containerd.services.content.v1.ReadContentResponse",
+    ".containerd.services.content.v1.WriteContentRequest",
+    ".containerd.types.transfer.Data",
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Codegen {
+    /// Write nothing; fail when the committed files differ from what would be written
+    #[arg(long)]
+    check: bool,
+}
+
+impl Codegen {
+    pub(crate) fn execute(&self) -> Result<(), Box<dyn Error>> {
+        let root = workspace_root()?;
+        let wanted = generate(&root.join("proto"))?;
+        let output = root.join(OUTPUT);
+        let stale = difference(&output, &wanted)?;
+        if stale.is_empty() {
+            return Ok(());
+        }
+        if self.check {
+            let names = stale.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(format!("{OUTPUT} is stale ({names}): run `cargo xtask codegen`").into());
+        }
+        write(&output, &wanted, &stale)?;
+        Ok(())
+    }
+}
+
+fn workspace_root() -> Result<PathBuf, Box<dyn Error>> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(manifest.parent().ok_or("xtask lies outside a workspace")?.to_path_buf())
+}
+
+/// File name below the output directory -> its bytes.
+type Files = BTreeMap<String, Vec<u8>>;
+
+fn generate(proto: &Path) -> Result<Files, Box<dyn Error>> {
+    let mut sources = Vec::new();
+    find_protos(proto, &mut sources)?;
+    sources.sort();
+
+    let mut resolver = ChainFileResolver::new();
+    resolver.add(IncludeFileResolver::new(proto.to_path_buf()));
+    resolver.add(GoogleFileResolver::new());
+    resolver.add(rpc_status()?);
+    let mut compiler = protox::Compiler::with_file_resolver(resolver);
+    compiler.include_imports(true).include_source_info(true).open_files(sources)?;
+
+    let scratch = tempfile::tempdir()?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names().bytes(BULK).include_file("mod.rs");
+    tonic_prost_build::configure()
+        // `Task.Connect` would collide with the constructor that this adds.
+        .build_transport(false)
+        .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
+        .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
+        .out_dir(scratch.path())
+        .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
+
+    let mut files = Files::new();
+    for entry in fs::read_dir(scratch.path())? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().map_err(|name| format!("{name:?}"))?;
+        files.insert(name, fs::read(entry.path())?);
+    }
+    // Reflection answers with names and types; comments would be most of its bytes.
+    compiler.include_source_info(false);
+    files.insert(DESCRIPTORS.to_owned(), compiler.encode_file_descriptor_set());
+    Ok(files)
+}
+
+/// google.rpc.Status: in no protobuf distribution, but published compiled by this crate, whose own
+/// name for the file lacks the folder that everybody imports it by.
+fn rpc_status() -> Result<DescriptorSetFileResolver, Box<dyn Error>> {
+    let mut set = FileDescriptorSet::decode(tonic_types::pb::FILE_DESCRIPTOR_SET)?;
+    set.file.retain(|file| file.package() == "google.rpc" && file.name().ends_with("status.proto"));
+    for file in &mut set.file {
+        file.name = Some("google/rpc/status.proto".to_owned());
+    }
+    Ok(DescriptorSetFileResolver::new(set))
+}
+
+fn find_protos(dir: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find_protos(&path, found)?;
+        } else if path.extension().is_some_and(|extension| extension == "proto") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Names that are missing, changed, or no longer generated.
+fn difference(output: &Path, wanted: &Files) -> io::Result<BTreeSet<String>> {
+    let mut stale = BTreeSet::new();
+    for (name, bytes) in wanted {
+        match fs::read(output.join(name)) {
+            Ok(present) if present == *bytes => {}
+            Ok(_) => drop(stale.insert(name.clone())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                stale.insert(name.clone());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if output.is_dir() {
+        for entry in fs::read_dir(output)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if !wanted.contains_key(&name) {
+                stale.insert(name);
+            }
+        }
+    }
+    Ok(stale)
+}
+
+fn write(output: &Path, wanted: &Files, stale: &BTreeSet<String>) -> io::Result<()> {
+    fs::create_dir_all(output)?;
+    for name in stale {
+        let path = output.join(name);
+        match wanted.get(name) {
+            Some(bytes) => fs::write(path, bytes)?,
+            None => fs::remove_file(path)?,
+        }
+        println!("{OUTPUT}/{name}");
+    }
+    Ok(())
+}
