@@ -1,0 +1,423 @@
+//! The store as the rest of the daemon holds it.
+//!
+//! A [`Db`] owns one writer thread. The backend is closed by whoever lets go of it last: the
+//! writer, or a read that was still running.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+use super::memory::Memory;
+use super::queue::{Job, Queue, Ran};
+use super::read::{Pair, Read, Table};
+use super::txn::{Txn, Verdict, known};
+use super::versioned::Versioned;
+use super::{BackendKind, MetaStore, StoreError, writer};
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes of cache; for sled the process grows by several times as much.
+    pub cache_bytes: u64,
+    /// Bytes kept back on the disk so that deletes work when it is full.
+    pub reserve_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache_bytes: 2 << 20, reserve_bytes: 8 << 20 }
+    }
+}
+
+/// A handle on the store; clones share it.
+#[derive(Clone)]
+pub struct Db {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Emptied by the close.
+    held: Mutex<Option<Arc<Held>>>,
+    tables: BTreeSet<Table>,
+    queue: Arc<Queue>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    closed: Mutex<mpsc::Receiver<Result<(), StoreError>>>,
+}
+
+impl Db {
+    /// Opens the store at `path` (a directory for sled, a file for redb), making it when it is
+    /// absent; its parent must exist. `tables` are all that may be used.
+    pub fn open(
+        path: &Path,
+        kind: BackendKind,
+        tables: &'static [Table],
+        options: &Options,
+    ) -> Result<Self, StoreError> {
+        let _ = (path, kind, options);
+        Self::over(Box::new(Versioned::new(Memory::default())), tables)
+    }
+
+    /// A store that lives in memory, for tests.
+    pub fn in_memory(tables: &'static [Table]) -> Result<Self, StoreError> {
+        Self::over(Box::new(Versioned::new(Memory::default())), tables)
+    }
+
+    /// A store over any backend.
+    pub fn over(store: Box<dyn MetaStore>, tables: &'static [Table]) -> Result<Self, StoreError> {
+        let tables: BTreeSet<Table> = tables.iter().copied().collect();
+        let (sender, closed) = mpsc::channel();
+        let held = Arc::new(Held { store: Some(store), closed: sender });
+        let queue = Arc::new(Queue::default());
+        let writer = thread::Builder::new()
+            .name("meta-writer".to_owned())
+            .spawn({
+                let (held, tables, queue) = (held.clone(), tables.clone(), queue.clone());
+                move || {
+                    if let Some(store) = &held.store {
+                        writer::run(&**store, &tables, &queue);
+                    }
+                }
+            })
+            .map_err(|source| StoreError::io("start the writer thread", source))?;
+        let shared = Shared {
+            held: Mutex::new(Some(held)),
+            tables,
+            queue,
+            writer: Mutex::new(Some(writer)),
+            closed: Mutex::new(closed),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Runs `f` on a blocking thread against one durable state.
+    pub async fn read<T, E>(
+        &self,
+        f: impl FnOnce(&dyn Read) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let db = self.clone();
+        let task = tokio::task::spawn_blocking(move || db.read_blocking(f));
+        task.await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(payload) => Err(StoreError::Panicked { message: text(&*payload) }.into()),
+            // The runtime is going down.
+            Err(_) => Err(StoreError::Closed.into()),
+        })
+    }
+
+    /// Runs `f` here against one durable state. Not for the reactor: it reads the disk.
+    pub fn read_blocking<T, E>(&self, f: impl FnOnce(&dyn Read) -> Result<T, E>) -> Result<T, E>
+    where
+        E: From<StoreError>,
+    {
+        let held = lock(&self.shared.held).clone().ok_or(StoreError::Closed)?;
+        let store = held.store.as_ref().ok_or(StoreError::Closed)?;
+        let view = store.view()?;
+        f(&Known { view: &*view, tables: &self.shared.tables })
+    }
+
+    /// Runs `f` on the writer thread and returns when what it did, or read, is on disk. `f` must
+    /// be pure: no I/O, no clock, no waiting.
+    ///
+    /// Cancel safety: once polled, the update happens, whether or not the future is polled to
+    /// its end.
+    pub async fn update<T, E>(
+        &self,
+        f: impl FnOnce(&mut Txn<'_>) -> Verdict<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.push(job(f, move |answer| drop(sender.send(answer))))?;
+        receiver.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))
+    }
+
+    /// As [`Db::update`], waiting here. Not for the reactor; from an after-commit callback it is
+    /// refused.
+    pub fn update_blocking<T, E>(
+        &self,
+        f: impl FnOnce(&mut Txn<'_>) -> Verdict<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        if self.on_writer_thread() {
+            return Err(StoreError::Reentrant.into());
+        }
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.push(job(f, move |answer| drop(sender.send(answer))))?;
+        receiver.recv().unwrap_or_else(|_| Err(StoreError::Closed.into()))
+    }
+
+    /// Entries in `table`.
+    pub fn len(&self, table: Table) -> Result<u64, StoreError> {
+        known(&self.shared.tables, table)?;
+        self.with_store(|store| store.len(table))
+    }
+
+    /// Bytes that the store's files occupy.
+    pub fn size_on_disk(&self) -> Result<u64, StoreError> {
+        self.with_store(|store| store.size_on_disk())
+    }
+
+    /// The tables it was opened with, by name.
+    pub fn tables(&self) -> impl Iterator<Item = Table> + '_ {
+        self.shared.tables.iter().copied()
+    }
+
+    /// Does what is queued, waits for reads that are running, and leaves the files clean and
+    /// unlocked. Other handles answer [`StoreError::Closed`] from then on.
+    pub fn close(self) -> Result<(), StoreError> {
+        if self.on_writer_thread() {
+            return Err(StoreError::Reentrant);
+        }
+        self.shared.stop();
+        let closed = lock(&self.shared.closed);
+        closed.recv().unwrap_or(Err(StoreError::Closed))
+    }
+
+    fn with_store<T>(
+        &self,
+        f: impl FnOnce(&dyn MetaStore) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let held = lock(&self.shared.held).clone().ok_or(StoreError::Closed)?;
+        f(&**held.store.as_ref().ok_or(StoreError::Closed)?)
+    }
+
+    fn push(&self, job: Job) -> Result<(), StoreError> {
+        self.shared.queue.push(job).map_err(|_| StoreError::Closed)
+    }
+
+    fn on_writer_thread(&self) -> bool {
+        let me = thread::current().id();
+        lock(&self.shared.writer).as_ref().is_some_and(|writer| writer.thread().id() == me)
+    }
+}
+
+impl Shared {
+    fn stop(&self) {
+        self.queue.close();
+        let writer = lock(&self.writer).take();
+        if let Some(writer) = writer.filter(|w| w.thread().id() != thread::current().id()) {
+            // A panic there was logged where it happened.
+            let _ = writer.join();
+        }
+        lock(&self.held).take();
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The backend; closes it when the last user lets go.
+struct Held {
+    store: Option<Box<dyn MetaStore>>,
+    closed: mpsc::Sender<Result<(), StoreError>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(store) = self.store.take() {
+            let outcome = store.close();
+            if let Err(error) = &outcome {
+                tracing::error!(%error, "closing the metadata store failed");
+            }
+            // Nobody listens when the handle was dropped instead of closed.
+            let _ = self.closed.send(outcome);
+        }
+    }
+}
+
+/// Erases the types of an update; `answer` gets the closure's answer or the group's failure.
+fn job<T, E>(
+    f: impl FnOnce(&mut Txn<'_>) -> Verdict<T, E> + Send + 'static,
+    answer: impl FnOnce(Result<T, E>) + Send + 'static,
+) -> Job
+where
+    T: Send + 'static,
+    E: From<StoreError> + Send + 'static,
+{
+    Box::new(move |txn| {
+        // What the closure leaves in `txn` is thrown away when it panics.
+        let (commit, result) = match catch_unwind(AssertUnwindSafe(|| f(txn))) {
+            Ok(Verdict::Commit(result)) => (true, result),
+            Ok(Verdict::Abort(error)) => (false, Err(error)),
+            Err(payload) => {
+                let message = text(&*payload);
+                tracing::error!(message, "a metadata transaction panicked");
+                (false, Err(StoreError::Panicked { message }.into()))
+            }
+        };
+        let reply = move |group: Result<(), StoreError>| match group {
+            Ok(()) => answer(result),
+            Err(error) => answer(Err(error.into())),
+        };
+        Ran { commit, reply: Box::new(reply) }
+    })
+}
+
+/// The message of a panic.
+fn text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A view that refuses unknown tables.
+struct Known<'a> {
+    view: &'a dyn Read,
+    tables: &'a BTreeSet<Table>,
+}
+
+impl Read for Known<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        known(self.tables, table)?;
+        self.view.get(table, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        known(self.tables, table)?;
+        self.view.scan(table, start, end, limit)
+    }
+}
+
+/// A state that cannot be read.
+pub(crate) struct Broken(pub(crate) StoreError);
+
+impl Read for Broken {
+    fn get(&self, _: Table, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Err(self.0.clone())
+    }
+
+    fn scan(
+        &self,
+        _: Table,
+        _: &[u8],
+        _: Option<&[u8]>,
+        _: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        Err(self.0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    const T: Table = Table("t");
+
+    fn db() -> Db {
+        Db::in_memory(&[T]).unwrap()
+    }
+
+    #[tokio::test]
+    async fn commit_keeps_and_abort_drops() {
+        let db = db();
+        let answer: Result<u8, StoreError> = db
+            .update(|txn| {
+                txn.put(T, "a", "1").unwrap();
+                assert_eq!(txn.get(T, b"a").unwrap(), Some(b"1".to_vec()));
+                Verdict::Commit(Ok(7))
+            })
+            .await;
+        assert_eq!(answer.unwrap(), 7);
+        let answer: Result<(), StoreError> = db
+            .update(|txn| {
+                txn.delete(T, b"a");
+                Verdict::Abort(StoreError::Closed)
+            })
+            .await;
+        assert!(matches!(answer, Err(StoreError::Closed)));
+        let answer: Result<(), StoreError> = db
+            .update(|txn| {
+                txn.put(T, "b", "2").unwrap();
+                Verdict::Commit(Err(StoreError::Reentrant))
+            })
+            .await;
+        assert!(matches!(answer, Err(StoreError::Reentrant)));
+        let all = db.read(|state| state.scan_prefix(T, b"")).await.unwrap();
+        assert_eq!(all, vec![(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), b"2".to_vec())]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_and_an_unknown_table_fail_alone() {
+        let db = db();
+        let answer: Result<(), StoreError> = db
+            .update(|txn| {
+                txn.put(T, "a", "1").unwrap();
+                panic!("boom")
+            })
+            .await;
+        assert!(matches!(answer, Err(StoreError::Panicked { message }) if message == "boom"));
+        let answer: Result<(), StoreError> = db
+            .update(|txn| {
+                txn.put(T, "a", "1").unwrap();
+                txn.delete(Table("nope"), b"a");
+                Verdict::Commit(Ok(()))
+            })
+            .await;
+        assert!(matches!(answer, Err(StoreError::UnknownTable { .. })));
+        assert_eq!(db.len(T).unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn callbacks_run_before_the_answer_and_only_after_a_commit() {
+        let db = db();
+        let called = Arc::new(AtomicBool::new(false));
+        let flag = called.clone();
+        let answer: Result<(), StoreError> = db
+            .update(|txn| {
+                txn.after_commit(Box::new(move || flag.store(true, Ordering::SeqCst)));
+                Verdict::Abort(StoreError::Closed)
+            })
+            .await;
+        answer.unwrap_err();
+        assert!(!called.load(Ordering::SeqCst));
+        let (flag, inner) = (called.clone(), db.clone());
+        let answer: Result<(), StoreError> = db
+            .update(move |txn| {
+                txn.after_commit(Box::new(move || {
+                    let again: Result<(), StoreError> =
+                        inner.update_blocking(|_| Verdict::Commit(Ok(())));
+                    flag.store(matches!(again, Err(StoreError::Reentrant)), Ordering::SeqCst);
+                }));
+                Verdict::Commit(Ok(()))
+            })
+            .await;
+        answer.unwrap();
+        assert!(called.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_closed_store_says_so() {
+        let db = db();
+        let other = db.clone();
+        db.close().unwrap();
+        let answer: Result<(), StoreError> = other.update_blocking(|_| Verdict::Commit(Ok(())));
+        assert!(matches!(answer, Err(StoreError::Closed)));
+        let answer: Result<(), StoreError> = other.read_blocking(|_| Ok(()));
+        assert!(matches!(answer, Err(StoreError::Closed)));
+    }
+}

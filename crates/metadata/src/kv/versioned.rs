@@ -1,0 +1,195 @@
+//! Consistent durable views over a store that has neither: undo records instead of versions.
+//!
+//! The live store holds one state, the newest, possibly not yet on disk. Before a commit touches
+//! it, the old values of the keys it will write become an undo record, published under the same
+//! short exclusive lock under which the commit is applied. A view of state `v` is the live store
+//! seen through the undo records above `v`, oldest on top. A view takes the state of the last
+//! *flushed* commit, so an applied commit is hidden until it is on disk.
+//!
+//! Invariants: the lock is held for memory work only, never across a flush; a view reads under
+//! the shared lock one step at a time, so that a long scan delays no commit for longer than a
+//! page; a record lives as long as a view needs it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::StoreError;
+use super::overlay::{Batch, Overlay};
+use super::read::{PAGE, Pair, Read, Table};
+
+/// An ordered store with one state, readable while it is not written.
+pub(crate) trait Live: Read + Send + Sync {
+    /// Makes `batch` part of the state in memory, atomically with respect to a crash.
+    fn apply(&self, batch: &Batch) -> Result<(), StoreError>;
+    /// Returns when everything applied is on disk.
+    fn sync(&self) -> Result<(), StoreError>;
+}
+
+#[derive(Default)]
+struct History {
+    /// The undo records by the commit they undo, ascending without gaps.
+    undo: VecDeque<(u64, Batch)>,
+    /// The newest commit that is on disk.
+    durable: u64,
+}
+
+/// A [`Live`] store with views.
+pub(crate) struct Versioned<S> {
+    live: S,
+    history: RwLock<History>,
+    /// Views by state. Taken inside the history lock, where both are needed.
+    views: std::sync::Mutex<BTreeMap<u64, usize>>,
+}
+
+impl<S: Live> Versioned<S> {
+    pub(crate) fn new(live: S) -> Self {
+        Self { live, history: RwLock::default(), views: std::sync::Mutex::default() }
+    }
+
+    pub(crate) fn live(&self) -> &S {
+        &self.live
+    }
+
+    pub(crate) fn into_live(self) -> S {
+        self.live
+    }
+
+    pub(crate) fn view(&self) -> VersionedView<'_, S> {
+        let history = self.read();
+        let state = history.durable;
+        *self.views().entry(state).or_default() += 1;
+        VersionedView { store: self, state }
+    }
+
+    /// See [`super::MetaStore::commit`]. When the apply or the flush fails the old values are
+    /// written back, so that the live store, too, is at the state before.
+    pub(crate) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+        let mut old = Batch::default();
+        for (table, key, _) in batch.iter() {
+            old.set(table, key.clone(), self.live.get(table, key)?);
+        }
+        let applied = {
+            let mut history = self.write();
+            let number = history.durable + 1;
+            history.undo.push_back((number, old));
+            self.live.apply(batch)
+        };
+        let outcome = applied.and_then(|()| self.live.sync());
+        let mut history = self.write();
+        match outcome {
+            Ok(()) => {
+                history.durable += 1;
+                self.prune(&mut history);
+                Ok(())
+            }
+            Err(error) => {
+                if let Some((_, old)) = history.undo.back() {
+                    self.live.apply(old).map_err(|again| StoreError::Stopped {
+                        detail: format!("{error}; taking it back: {again}"),
+                    })?;
+                }
+                history.undo.pop_back();
+                Err(error)
+            }
+        }
+    }
+
+    fn prune(&self, history: &mut History) {
+        let oldest = self.views().keys().next().copied().unwrap_or(history.durable);
+        while history.undo.front().is_some_and(|(number, _)| *number <= oldest) {
+            history.undo.pop_front();
+        }
+    }
+
+    // The locks guard plain maps that are whole between any two statements, so a panic while one
+    // was held leaves nothing half done.
+    fn read(&self) -> RwLockReadGuard<'_, History> {
+        self.history.read().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn write(&self) -> RwLockWriteGuard<'_, History> {
+        self.history.write().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn views(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One state of a [`Versioned`] store.
+pub(crate) struct VersionedView<'a, S: Live> {
+    store: &'a Versioned<S>,
+    state: u64,
+}
+
+impl<S: Live> VersionedView<'_, S> {
+    /// Runs `f` on the state: live store and undo records do not move meanwhile.
+    fn with<T>(&self, f: impl FnOnce(&dyn Read) -> T) -> T {
+        let history = self.store.read();
+        let records: Vec<&Batch> = history
+            .undo
+            .iter()
+            .filter(|(number, _)| *number > self.state)
+            .map(|(_, old)| old)
+            .collect();
+        through(&records, &self.store.live, f)
+    }
+}
+
+/// Stacks `records` (the first one on top) over `below`.
+fn through<T>(records: &[&Batch], below: &dyn Read, f: impl FnOnce(&dyn Read) -> T) -> T {
+    match records.split_last() {
+        None => f(below),
+        Some((newest, older)) => through(older, &Overlay { above: newest, below }, f),
+    }
+}
+
+impl<S: Live> Read for VersionedView<'_, S> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let history = self.store.read();
+        let recorded = history
+            .undo
+            .iter()
+            .filter(|(number, _)| *number > self.state)
+            .find_map(|(_, old)| old.get(table, key));
+        match recorded {
+            Some(value) => Ok(value.cloned()),
+            None => self.store.live.get(table, key),
+        }
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        start: &[u8],
+        end: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Pair>, StoreError> {
+        let mut all: Vec<Pair> = Vec::new();
+        let mut from = start.to_vec();
+        while all.len() < limit {
+            let want = (limit - all.len()).min(PAGE);
+            let page = self.with(|state| state.scan(table, &from, end, want))?;
+            let full = page.len() == want;
+            all.extend(page);
+            match all.last() {
+                Some((last, _)) if full => {
+                    from.clone_from(last);
+                    from.push(0);
+                }
+                _ => break,
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl<S: Live> Drop for VersionedView<'_, S> {
+    fn drop(&mut self) {
+        let mut views = self.store.views();
+        if let Some(count) = views.get_mut(&self.state) {
+            *count -= 1;
+            if *count == 0 {
+                views.remove(&self.state);
+            }
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The writer thread: runs update closures in groups and commits each group once.
+//!
+//! Invariants: one group at a time; a reply, also to an abort, leaves only when everything the
+//! closure could have read is on disk; after a failed commit every member of the group hears of
+//! it and the next group starts from the state before.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::overlay::{Batch, Overlay};
+use super::queue::{Job, Queue, Ran, Reply};
+use super::read::Table;
+use super::txn::{AfterCommit, Txn};
+use super::{MetaStore, StoreError};
+
+/// Closures per group: bounds what the first of them waits for.
+const GROUP_MAX: usize = 256;
+/// Bytes per group. A group is the unit that the space kept back must be able to hold.
+const GROUP_BYTES_MAX: usize = 1 << 20;
+
+/// Serves `queue` until it is closed and empty.
+pub(crate) fn run(store: &dyn MetaStore, tables: &BTreeSet<Table>, queue: &Queue) {
+    while let Some(job) = queue.next() {
+        let mut group = Group::default();
+        let mut next = Some(job);
+        while let Some(job) = next.take() {
+            group.run(store, tables, job);
+            if group.replies.len() < GROUP_MAX && group.bytes < GROUP_BYTES_MAX {
+                next = queue.try_next();
+            }
+        }
+        group.end(store);
+    }
+}
+
+#[derive(Default)]
+struct Group {
+    writes: Batch,
+    bytes: usize,
+    after: Vec<AfterCommit>,
+    replies: Vec<(Reply, Result<(), StoreError>)>,
+}
+
+impl Group {
+    fn run(&mut self, store: &dyn MetaStore, tables: &BTreeSet<Table>, job: Job) {
+        let view = match store.view() {
+            Ok(view) => view,
+            Err(error) => {
+                // The closure has to run for its caller to be answered; it reads only failures.
+                let broken = super::db::Broken(error.clone());
+                let ran = job(&mut Txn::new(&broken, tables));
+                return self.replies.push((ran.reply, Err(error)));
+            }
+        };
+        let state = Overlay { above: &self.writes, below: &*view };
+        let mut txn = Txn::new(&state, tables);
+        let Ran { commit, reply } = job(&mut txn);
+        let admitted = !commit || txn.may_draw() || store.has_reserve();
+        let outcome = match (commit, admitted) {
+            (false, _) => Ok(()),
+            (true, false) => Err(StoreError::Full { what: "write refused".to_owned() }),
+            (true, true) => txn.finish().map(|(writes, after)| {
+                self.bytes += writes.bytes();
+                self.writes.merge(writes);
+                self.after.extend(after);
+            }),
+        };
+        self.replies.push((reply, outcome));
+    }
+
+    fn end(self, store: &dyn MetaStore) {
+        let committed = if self.writes.is_empty() { Ok(()) } else { store.commit(&self.writes) };
+        if let Err(error) = &committed {
+            tracing::error!(%error, closures = self.replies.len(), "metadata commit failed");
+        } else {
+            for call in self.after {
+                if catch_unwind(AssertUnwindSafe(call)).is_err() {
+                    tracing::error!("an after-commit callback panicked");
+                }
+            }
+        }
+        for (reply, outcome) in self.replies {
+            reply(committed.clone().and(outcome));
+        }
+    }
+}
