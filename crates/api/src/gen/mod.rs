@@ -122,6 +122,13 @@ pub mod containerd {
         }
     }
 }
+pub mod gantry {
+    pub mod store {
+        pub mod v1 {
+            include!("gantry.store.v1.rs");
+        }
+    }
+}
 pub mod google {
     pub mod rpc {
         include!("google.rpc.rs");

@@ -1,0 +1,20 @@
+//! The namespaced stores: what services call.
+//!
+//! Each is a thin handle on [`crate::Metadata`] whose calls take a [`gantry_core::Cx`]. Rules,
+//! error texts and codes are containerd's, so that its clients' loops work.
+
+mod containers;
+mod images;
+pub mod leases;
+mod mask;
+mod namespaces;
+mod sandboxes;
+mod snapshots;
+pub(crate) mod touched;
+
+pub use containers::Containers;
+pub use images::{ImageUpdate, Images};
+pub use leases::{LeaseResources, Leases};
+pub use namespaces::Namespaces;
+pub use sandboxes::Sandboxes;
+pub use snapshots::{SNAPSHOT_REF, SnapshotCommit, SnapshotEntry, SnapshotRecords};
