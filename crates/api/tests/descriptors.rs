@@ -5,6 +5,9 @@
 //! messages, fields (number, type, label, presence), enum values, extensions. Not compared: comments,
 //! file names, order, options.
 
+// Helpers of tests are tests too; clippy sees only the functions that the harness calls.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -14,7 +17,7 @@ use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto,
-    FileDescriptorSet, ServiceDescriptorProto,
+    FileDescriptorSet, MessageOptions, ServiceDescriptorProto,
 };
 
 /// The first Go release whose toolchain builds containerd's api module.
@@ -45,7 +48,7 @@ fn the_interface_is_containerds() {
 
 #[test]
 fn a_difference_in_any_kind_of_fact_is_seen() {
-    fn first<'a, T>(items: &'a mut [T], wanted: impl Fn(&T) -> bool) -> &'a mut T {
+    fn first<T>(items: &mut [T], wanted: impl Fn(&T) -> bool) -> &mut T {
         items.iter_mut().find(|item| wanted(item)).unwrap()
     }
     fn file<'a>(set: &'a mut FileDescriptorSet, name: &str) -> &'a mut FileDescriptorProto {
@@ -55,7 +58,8 @@ fn a_difference_in_any_kind_of_fact_is_seen() {
     const INGEST: &str = "containerd/services/content/v1/ingest.proto";
     const BOOTSTRAP: &str = "containerd/runtime/bootstrap/v1/bootstrap.proto";
     const EVENT: &str = "containerd/types/event.proto";
-    let changes: [(&str, fn(&mut FileDescriptorSet)); 9] = [
+    type Change = (&'static str, fn(&mut FileDescriptorSet));
+    let changes: [Change; 9] = [
         ("a package renamed", |set| file(set, CONTENT).package = Some("elsewhere".to_owned())),
         ("a message gone", |set| drop(file(set, INGEST).message_type.pop())),
         ("a field number", |set| file(set, INGEST).message_type[0].field[0].number = Some(99)),
@@ -167,7 +171,7 @@ fn facts(set: &FileDescriptorSet) -> BTreeSet<String> {
 
 fn message_facts(scope: &str, message: &DescriptorProto, facts: &mut BTreeSet<String>) {
     let name = format!("{scope}.{}", message.name());
-    let is_map = message.options.as_ref().is_some_and(|options| options.map_entry());
+    let is_map = message.options.as_ref().is_some_and(MessageOptions::map_entry);
     facts.insert(format!("message {name}{}", if is_map { " (a map's entry)" } else { "" }));
     for field in &message.field {
         let oneof = usize::try_from(field.oneof_index.unwrap_or(-1))
