@@ -1,5 +1,3 @@
-//! The grammar against what containerd accepts, refuses and matches.
-
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

