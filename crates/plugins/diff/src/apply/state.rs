@@ -1,0 +1,275 @@
+//! What an apply knows between entries: the directory it is in, what it has unpacked, and the
+//! times directories must get when nothing is made in them any more.
+//!
+//! Invariant: the directory entered is kept open for the next entry only while no removal of a
+//! directory or symlink could have changed what its name leads to.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid, XattrFlags};
+use rustix::fs::{FileType, Timespec};
+use rustix::io::Errno;
+
+use super::path::{self, Dir, DirId, file_type};
+use super::{Layout, Upper, tree, whiteout};
+
+/// See the module.
+pub(super) struct State<'a> {
+    root: BorrowedFd<'a>,
+    layout: Layout,
+    /// The directory entered last.
+    parent: Dir,
+    /// Its name; `None` when the name may lead elsewhere by now.
+    parent_name: Option<Vec<u8>>,
+    made: Made,
+}
+
+/// What the apply has made.
+#[derive(Default)]
+struct Made {
+    /// Names by directory; kept by an opaque whiteout, wherever it stands in the archive.
+    names: HashMap<DirId, HashSet<Box<[u8]>>>,
+    /// Times by cleaned path, set last.
+    times: Vec<(Vec<u8>, DirId, Timestamps)>,
+}
+
+impl<'a> State<'a> {
+    pub(super) fn new(root: BorrowedFd<'a>, layout: Layout) -> io::Result<Self> {
+        let parent = path::open_dir(root, &[])?;
+        Ok(Self { root, layout, parent, parent_name: Some(Vec::new()), made: Made::default() })
+    }
+
+    /// Attributes that belong to the overlay the root is a part of.
+    pub(super) fn reserved_xattrs(&self) -> Option<&'static [u8]> {
+        match &self.layout {
+            Layout::Upper(upper) if upper.user_xattr => Some(b"user.overlay."),
+            _ => None,
+        }
+    }
+
+    /// Goes to the directory `components`, making what is missing.
+    pub(super) fn enter(&mut self, components: &[&[u8]]) -> io::Result<()> {
+        let name = components.join(&b'/');
+        if self.parent_name.as_ref() == Some(&name) {
+            return Ok(());
+        }
+        self.parent = match path::open_dir(self.root, components) {
+            Err(error) if missing(&error) => {
+                let (layout, made) = (&self.layout, &mut self.made);
+                path::make_dirs(self.root, components, |dir, above, name, found| {
+                    make_parent(layout, made, dir, above, name, found)
+                })?
+            }
+            result => result?,
+        };
+        self.parent_name = Some(name);
+        Ok(())
+    }
+
+    /// Calls `act` with the directory entered.
+    pub(super) fn with_parent<T>(
+        &self,
+        act: impl FnOnce(&Dir) -> io::Result<T>,
+    ) -> io::Result<T> {
+        act(&self.parent)
+    }
+
+    /// Makes `name` in the directory entered; what stands there is removed first.
+    pub(super) fn replace<T>(
+        &mut self,
+        name: &[u8],
+        make: impl Fn(&Dir) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match make(&self.parent) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.remove(name)?;
+                make(&self.parent)
+            }
+            result => result,
+        }
+    }
+
+    /// Makes the directory `name`, or takes the one that is there.
+    pub(super) fn make_dir(&mut self, name: &[u8]) -> io::Result<Dir> {
+        match rustix::fs::mkdirat(&self.parent, name, Mode::RWXU) {
+            Ok(()) => return self.parent.child(name),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let is_dir = |s: &Stat| file_type(s) == FileType::Directory;
+        if path::stat(&self.parent, name)?.as_ref().is_some_and(is_dir) {
+            return self.parent.child(name);
+        }
+        self.remove(name)?;
+        rustix::fs::mkdirat(&self.parent, name, Mode::RWXU)?;
+        let dir = self.parent.child(name)?;
+        if let Layout::Upper(upper) = &self.layout {
+            // What stood here hid the lower directory; the new one would show it again.
+            whiteout::mark_opaque(upper, &dir)?;
+        }
+        Ok(dir)
+    }
+
+    /// A file that exists, for a hard link: its directory and stat.
+    pub(super) fn existing(&self, parents: &[&[u8]], name: &[u8]) -> io::Result<(Dir, Stat)> {
+        let dir = path::open_dir(self.root, parents)?;
+        let stat = path::stat(&dir, name)?;
+        let stat = stat.filter(|s| matches!(self.layout, Layout::Merged) || !whiteout::is(s));
+        Ok((dir, stat.ok_or(Errno::NOENT)?))
+    }
+
+    /// Carries out the whiteout of `name` in the directory entered.
+    pub(super) fn hide(&mut self, name: &[u8], uid: u32, gid: u32) -> io::Result<()> {
+        self.remove(name)?;
+        if matches!(self.layout, Layout::Merged) {
+            return Ok(());
+        }
+        whiteout::make(&self.parent, name)?;
+        let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        Ok(rustix::fs::chownat(&self.parent, name, owner.0, owner.1, flags)?)
+    }
+
+    /// Carries out an opaque whiteout of the directory entered.
+    pub(super) fn make_opaque(&mut self) -> io::Result<()> {
+        match &self.layout {
+            Layout::Merged => {
+                self.parent_name = None;
+                let names = &self.made.names;
+                let keep = |dir, name: &[u8]| {
+                    names.get(&dir).is_some_and(|names: &HashSet<Box<[u8]>>| names.contains(name))
+                };
+                tree::prune(self.parent.child(b".")?, keep).map(|_| ())
+            }
+            Layout::Upper(upper) => {
+                let root = path::open_dir(self.root, &[])?;
+                if root.id == self.parent.id {
+                    whiteout::hide_lowers(upper, &root)
+                } else {
+                    whiteout::mark_opaque(upper, &self.parent)
+                }
+            }
+        }
+    }
+
+    /// Remembers that `name` in the directory entered comes from this archive.
+    pub(super) fn unpacked(&mut self, name: &[u8]) {
+        // Only an opaque whiteout in a merged tree asks for it.
+        if matches!(self.layout, Layout::Merged) {
+            self.made.names.entry(self.parent.id).or_default().insert(name.into());
+        }
+    }
+
+    /// Remembers times for the directory `path`.
+    pub(super) fn remember_times(&mut self, path: &[u8], id: DirId, times: Timestamps) {
+        self.made.times.push((path.to_vec(), id, times));
+    }
+
+    /// Sets the times remembered, but for directories that have been removed or replaced since.
+    pub(super) fn set_dir_times(&self) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        for (path, id, times) in &self.made.times {
+            match path::open_in_root(self.root, path, flags, ResolveFlags::empty()) {
+                Ok(fd) => {
+                    let dir = Dir::new(fd)?;
+                    if dir.id == *id {
+                        rustix::fs::futimens(&dir, times)?;
+                    }
+                }
+                Err(error) if missing(&error) || is(&error, Errno::LOOP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &[u8]) -> io::Result<()> {
+        // Directories and symlinks are what names lead through.
+        self.parent_name = None;
+        tree::remove(&self.parent, name).map(|_| ())
+    }
+}
+
+/// Makes one missing parent directory. In an overlay it looks as it does below, else it is 0755.
+fn make_parent(
+    layout: &Layout,
+    made: &mut Made,
+    dir: &Dir,
+    above: &[Vec<u8>],
+    name: &[u8],
+    found: Option<&Stat>,
+) -> io::Result<bool> {
+    let hidden = match (layout, found) {
+        (_, None) => false,
+        (Layout::Upper(_), Some(stat)) if whiteout::is(stat) => true,
+        _ => return Ok(false),
+    };
+    if hidden {
+        rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
+    }
+    rustix::fs::mkdirat(dir, name, Mode::RWXU)?;
+    let new = dir.child(name)?;
+    rustix::fs::fchmod(&new, Mode::from_raw_mode(0o755))?;
+    match layout {
+        Layout::Merged => {
+            made.names.entry(dir.id).or_default().insert(name.into());
+        }
+        Layout::Upper(upper) if hidden => whiteout::mark_opaque(upper, &new)?,
+        Layout::Upper(upper) => {
+            let mut path = above.join(&b'/');
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+            if let Some(times) = copy_from_below(upper, &path, &new)? {
+                made.times.push((path, new.id, times));
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Gives `new` owner, mode and attributes of the directory it covers; returns its times.
+fn copy_from_below(upper: &Upper, path: &[u8], new: &Dir) -> io::Result<Option<Timestamps>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    for lower in &upper.lowers {
+        use std::os::fd::AsFd as _;
+        let below = match path::open_in_root(lower.as_fd(), path, flags, ResolveFlags::empty()) {
+            Ok(fd) => fd,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            // Replaced or removed there: what lies deeper is not seen.
+            Err(error) if missing(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let stat = rustix::fs::fstat(&below)?;
+        let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        rustix::fs::fchown(new, Some(owner.0), Some(owner.1))?;
+        for (key, value) in crate::xattr::list(&below)? {
+            if key.starts_with(b"trusted.") || key.starts_with(b"user.overlay.") {
+                continue;
+            }
+            match rustix::fs::fsetxattr(new, &key[..], &value, XattrFlags::empty()) {
+                Ok(()) | Err(Errno::OPNOTSUPP) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        rustix::fs::fchmod(new, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+        let time = |secs, nanos: u64| Timespec { tv_sec: secs, tv_nsec: nanos.cast_signed() };
+        return Ok(Some(Timestamps {
+            last_access: time(stat.st_atime, stat.st_atime_nsec),
+            last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+        }));
+    }
+    Ok(None)
+}
+
+/// Whether a path does not lead to a directory because something is not there, or is a file.
+fn missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
