@@ -4,26 +4,69 @@
 //! a content store. An apply reads a blob, inflates it on one thread, and hashes and unpacks it
 //! on another; a diff walks two trees on a thread and streams the archive into the store.
 //!
-//! Layers are written by strangers: see [`apply`] for what holds whatever they contain.
+//! Layers are written by strangers. Whatever one contains, nothing outside the directory it is
+//! applied to is made, changed or removed, and memory stays within [`Limits`].
 //!
 //! Must not: run blocking work on the reactor; trust a name, number or size from an archive; know
 //! tonic or the metadata store.
 
+#![allow(dead_code, unused_imports)] // the differ lands next
+
+mod applier;
 mod apply;
 mod archive;
 mod inflate;
 mod limits;
 mod media;
+mod mounts;
 mod pipe;
 mod xattr;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use gantry_core::content::ContentStore;
+use gantry_core::{Error, Result};
 
 pub use archive::EXTENSION_BYTES_MAX;
 pub use inflate::ZSTD_WINDOW_LOG_MAX;
 pub use limits::Limits;
 pub use media::{LAYER, LAYER_GZIP, LAYER_ZSTD};
 
+/// The applier and differ over a content store. Cheap to clone.
+#[derive(Clone)]
+pub struct Walking {
+    store: Arc<dyn ContentStore>,
+    temp: PathBuf,
+    limits: Limits,
+}
+
+impl Walking {
+    /// Reads and writes blobs in `store`. `temp` is an existing private folder for mounts that
+    /// live for an instant; leftovers of a crash in it are cleared now.
+    ///
+    /// # Errors
+    /// When `temp` cannot be read.
+    pub fn new(store: Arc<dyn ContentStore>, temp: impl Into<PathBuf>) -> Result<Self> {
+        let temp = temp.into();
+        mounts::sweep(&temp)
+            .map_err(|e| Error::io(format!("cannot read {}", temp.display()), e))?;
+        Ok(Self { store, temp, limits: Limits::default() })
+    }
+
+    /// The same with other bounds on what a layer may ask for.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+}
+
 /// Failpoints of this crate (feature `failpoints`), for tests that break things on purpose.
-pub const FAILPOINTS: &[&str] = &["diff.apply/entry", "diff.apply/before-sync", "diff.write/before-commit"];
+pub const FAILPOINTS: &[&str] =
+    &["diff.apply/entry", "diff.apply/before-sync", "diff.write/before-commit"];
 
 /// Fails where a test asked for it.
 pub(crate) fn failpoint(name: &str) -> gantry_core::Result<()> {

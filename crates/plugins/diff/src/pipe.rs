@@ -49,6 +49,20 @@ impl PipeWriter {
         self.sender.send(Message::End).await.map_err(|_| gone())
     }
 
+    /// Says why the rest is missing, from a task.
+    pub(crate) async fn fail(self, error: Error) -> gantry_core::Result<()> {
+        self.sender.send(Message::Failed(error)).await.map_err(|_| gone())
+    }
+
+    /// Sends one chunk as it is, from a thread; an empty one is not worth sending.
+    pub(crate) fn write_chunk(&mut self, chunk: Bytes) -> io::Result<()> {
+        self.flush_buffer()?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        self.sender.blocking_send(Message::Data(chunk)).map_err(|_| wrap_error(gone()))
+    }
+
     /// Says that all was written, or why not, from a thread.
     pub(crate) fn finish(mut self, result: gantry_core::Result<()>) -> io::Result<()> {
         let last = match result {
@@ -104,6 +118,11 @@ impl PipeReader {
         }
         let message = self.receiver.recv().await;
         self.take(message)
+    }
+
+    /// What the last [`BufRead::fill_buf`] showed and was not consumed.
+    pub(crate) fn ready(&self) -> &[u8] {
+        &self.chunk
     }
 
     fn take(&mut self, message: Option<Message>) -> gantry_core::Result<Option<Bytes>> {

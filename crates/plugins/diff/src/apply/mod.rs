@@ -150,8 +150,10 @@ impl Apply<'_> {
         }
         match entry.kind {
             EntryKind::Regular => {
-                let file: File =
-                    state.replace(base, |dir| create_file(dir, base)).map_err(fail("create"))?.into();
+                let file: File = state
+                    .replace(base, |dir| create_file(dir, base))
+                    .map_err(fail("create"))?
+                    .into();
                 self.fill(&file, entry, data)?;
                 meta.apply_open(&file, &entry.name)
                     .and_then(|()| Ok(rustix::fs::futimens(&file, &meta.times)?))
@@ -203,12 +205,7 @@ impl Apply<'_> {
     }
 
     /// Copies the entry's data to `file`, holes left open.
-    fn fill<R: BufRead>(
-        &mut self,
-        file: &File,
-        entry: &Entry,
-        data: &mut Reader<R>,
-    ) -> Result<()> {
+    fn fill<R: BufRead>(&mut self, file: &File, entry: &Entry, data: &mut Reader<R>) -> Result<()> {
         let fail = |e| io_error("write", &entry.name)(e);
         let mut segments = entry.sparse.as_deref().map(<[_]>::iter);
         let mut segment = segments.as_mut().and_then(Iterator::next).copied();
@@ -269,8 +266,7 @@ impl Apply<'_> {
 }
 
 fn create_file(dir: &Dir, name: &[u8]) -> io::Result<OwnedFd> {
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?)
 }
 

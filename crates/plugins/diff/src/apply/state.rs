@@ -69,10 +69,7 @@ impl<'a> State<'a> {
     }
 
     /// Calls `act` with the directory entered.
-    pub(super) fn with_parent<T>(
-        &self,
-        act: impl FnOnce(&Dir) -> io::Result<T>,
-    ) -> io::Result<T> {
+    pub(super) fn with_parent<T>(&self, act: impl FnOnce(&Dir) -> io::Result<T>) -> io::Result<T> {
         act(&self.parent)
     }
 

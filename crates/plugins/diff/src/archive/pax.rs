@@ -28,7 +28,7 @@ impl Records {
             match key {
                 SPARSE_OFFSET | SPARSE_BYTES => {
                     let expected =
-                        if sparse.len() % 2 == 0 { SPARSE_OFFSET } else { SPARSE_BYTES };
+                        if sparse.len().is_multiple_of(2) { SPARSE_OFFSET } else { SPARSE_BYTES };
                     if key != expected || value.contains(&b',') {
                         return Err("malformed PAX sparse map");
                     }

@@ -4,7 +4,7 @@
 //! no data is left; what is not taken is skipped. The archive ends at two zero blocks, or at the
 //! end of the stream between entries; what follows the two blocks is left to the caller.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 
 use super::header::{GID, Header, MODE, MTIME, SIZE, UID};
 use super::pax::Records;
@@ -28,11 +28,6 @@ pub(crate) struct Reader<R> {
 impl<R: BufRead> Reader<R> {
     pub(crate) fn new(stream: R) -> Self {
         Self { stream, offset: 0, data: 0, padding: 0 }
-    }
-
-    /// The stream, at the byte after the last one read.
-    pub(crate) fn stream(&mut self) -> &mut R {
-        &mut self.stream
     }
 
     /// The next entry; `None` at the end of the archive.
@@ -186,8 +181,7 @@ impl<R: BufRead> Reader<R> {
             if self.fill(&mut block)? != BLOCK {
                 return Err(ArchiveError::Truncated { within: "a sparse map" });
             }
-            more = sparse::from_block(&block, 0, 21, &mut segments)
-                .map_err(|w| self.invalid(w))?;
+            more = sparse::from_block(&block, 0, 21, &mut segments).map_err(|w| self.invalid(w))?;
         }
         Ok(segments)
     }

@@ -39,8 +39,7 @@ pub(super) fn from_records(records: &Records) -> Result<Vec<Segment>, &'static s
         numbers.push(number(text).ok_or(BAD)?);
     }
     let blocks = records.number(b"GNU.sparse.numblocks")?;
-    if numbers.len() % 2 != 0
-        || blocks.is_some_and(|n| usize::try_from(n) != Ok(numbers.len() / 2))
+    if numbers.len() % 2 != 0 || blocks.is_some_and(|n| usize::try_from(n) != Ok(numbers.len() / 2))
     {
         return Err(BAD);
     }

@@ -121,7 +121,8 @@ fn extension_header(entry: &Entry, size: usize) -> [u8; BLOCK] {
     block[TYPE] = b'x';
     // The name is for programs that do not know PAX; they would make a file of it.
     let base = entry.name.trim_ascii_end().rsplit(|b| *b == b'/').find(|part| !part.is_empty());
-    let base = base.unwrap_or_default().iter().map(|b| if b.is_ascii_graphic() { *b } else { b'_' });
+    let base =
+        base.unwrap_or_default().iter().map(|b| if b.is_ascii_graphic() { *b } else { b'_' });
     let name: Vec<u8> = b"PaxHeaders.0/".iter().copied().chain(base).take(NAME.len()).collect();
     block[..name.len()].copy_from_slice(&name);
     put_octal(&mut block[MODE], 0o644);

@@ -1,0 +1,9 @@
+//! Tests of the whole path, from a blob in a store to files, and what they share: a store in
+//! memory, archives built entry by entry, trees as text.
+
+mod layers;
+
+mod store;
+mod support;
+
+use support::{Fixture, Layer, tree};
