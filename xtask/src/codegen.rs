@@ -62,16 +62,7 @@ fn workspace_root() -> Result<PathBuf, Box<dyn Error>> {
 type Files = BTreeMap<String, Vec<u8>>;
 
 fn generate(proto: &Path) -> Result<Files, Box<dyn Error>> {
-    let mut sources = Vec::new();
-    find_protos(proto, &mut sources)?;
-    sources.sort();
-
-    let mut resolver = ChainFileResolver::new();
-    resolver.add(IncludeFileResolver::new(proto.to_path_buf()));
-    resolver.add(GoogleFileResolver::new());
-    resolver.add(rpc_status()?);
-    let mut compiler = protox::Compiler::with_file_resolver(resolver);
-    compiler.include_imports(true).include_source_info(true).open_files(sources)?;
+    let mut compiler = compile(proto)?;
 
     let scratch = tempfile::tempdir()?;
     let mut config = tonic_prost_build::Config::new();
@@ -94,6 +85,23 @@ fn generate(proto: &Path) -> Result<Files, Box<dyn Error>> {
     compiler.include_source_info(false);
     files.insert(DESCRIPTORS.to_owned(), compiler.encode_file_descriptor_set());
     Ok(files)
+}
+
+/// Every .proto below `proto`, with what they import.
+fn compile(proto: &Path) -> Result<protox::Compiler, Box<dyn Error>> {
+    let mut sources = Vec::new();
+    find_protos(proto, &mut sources)?;
+    sources.sort();
+
+    let mut resolver = ChainFileResolver::new();
+    resolver.add(IncludeFileResolver::new(proto.to_path_buf()));
+    resolver.add(GoogleFileResolver::new());
+    resolver.add(rpc_status()?);
+    let mut compiler = protox::Compiler::with_file_resolver(resolver);
+    compiler.include_imports(true).include_source_info(true);
+    // Debug, because there it tells the line.
+    compiler.open_files(sources).map_err(|error| format!("{error:?}"))?;
+    Ok(compiler)
 }
 
 /// google.rpc.Status: in no protobuf distribution, but published compiled by this crate, whose own
@@ -154,4 +162,87 @@ fn write(output: &Path, wanted: &Files, stale: &BTreeSet<String>) -> io::Result<
         println!("{OUTPUT}/{name}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost_types::FileDescriptorProto;
+
+    fn proto() -> PathBuf {
+        workspace_root().unwrap().join("proto")
+    }
+
+    #[test]
+    fn the_committed_code_is_what_the_protos_generate() {
+        Codegen { check: true }.execute().unwrap();
+    }
+
+    #[test]
+    fn a_new_file_is_picked_up_and_a_lost_one_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let (proto, output) = (dir.path().join("proto"), dir.path().join("out"));
+        fs::create_dir_all(proto.join("deep/er")).unwrap();
+        fs::write(proto.join("deep/er/a.proto"), "syntax = \"proto3\"; package deep.er;").unwrap();
+        let before = generate(&proto).unwrap();
+        write(&output, &before, &difference(&output, &before).unwrap()).unwrap();
+        assert!(difference(&output, &before).unwrap().is_empty());
+
+        let source = "syntax = \"proto3\"; package other; message M { deep.er.E e = 1; }";
+        fs::write(proto.join("b.proto"), format!("{source} import \"deep/er/a.proto\";")).unwrap();
+        let source = "syntax = \"proto3\"; package deep.er; message E {}";
+        fs::write(proto.join("deep/er/a.proto"), source).unwrap();
+        fs::write(output.join("gone.rs"), "").unwrap();
+        let after = generate(&proto).unwrap();
+        let stale = difference(&output, &after).unwrap();
+        for name in ["other.rs", "mod.rs", "gone.rs", "descriptors.bin"] {
+            assert!(stale.contains(name), "{name} in {stale:?}");
+        }
+        write(&output, &after, &stale).unwrap();
+        assert!(difference(&output, &after).unwrap().is_empty());
+        assert!(!output.join("gone.rs").exists());
+    }
+
+    #[test]
+    fn everything_in_the_protos_says_what_it_means() {
+        let mut sources = Vec::new();
+        find_protos(&proto(), &mut sources).unwrap();
+        let names: BTreeSet<_> =
+            sources.iter().map(|path| path.strip_prefix(proto()).unwrap().to_owned()).collect();
+        let set = compile(&proto()).unwrap().file_descriptor_set();
+        let silent: Vec<_> = set
+            .file
+            .iter()
+            .filter(|file| names.contains(Path::new(file.name())))
+            .flat_map(silent_items)
+            .collect();
+        assert!(silent.is_empty(), "without a comment: {silent:#?}");
+    }
+
+    /// Services, methods, messages and enums (top level) that no comment stands before.
+    fn silent_items(file: &FileDescriptorProto) -> Vec<String> {
+        let commented: BTreeSet<&[i32]> = file
+            .source_code_info
+            .iter()
+            .flat_map(|info| &info.location)
+            .filter(|location| location.leading_comments.is_some())
+            .map(|location| location.path.as_slice())
+            .collect();
+        let mut items = Vec::new();
+        // Field numbers of FileDescriptorProto: message_type 4, enum_type 5, service 6; method 2.
+        for (i, message) in (0..).zip(&file.message_type) {
+            items.push((vec![4, i], message.name()));
+        }
+        for (i, item) in (0..).zip(&file.enum_type) {
+            items.push((vec![5, i], item.name()));
+        }
+        for (i, service) in (0..).zip(&file.service) {
+            items.push((vec![6, i], service.name()));
+            for (j, method) in (0..).zip(&service.method) {
+                items.push((vec![6, i, 2, j], method.name()));
+            }
+        }
+        items.retain(|(path, _)| !commented.contains(path.as_slice()));
+        items.iter().map(|(_, name)| format!("{}: {name}", file.name())).collect()
+    }
 }

@@ -1,6 +1,6 @@
 //! The wire interface as Rust types: containerd's packages, and Gantry's own records and services.
 //!
-//! Everything below [`generated`](self) modules is written by `cargo xtask codegen` from `proto/`
+//! Everything in `src/gen` is written by `cargo xtask codegen` from the .proto files below `proto/`
 //! and never edited by hand; a test fails when the two differ. Modules follow the protobuf package:
 //! `containerd.services.content.v1` is [`containerd::services::content::v1`].
 //!
@@ -9,6 +9,9 @@
 //!
 //! Must not hold logic, or conversions to domain types: those live beside the service or proxy that
 //! needs them.
+
+pub mod any;
+pub mod timestamp;
 
 #[path = "gen/mod.rs"]
 #[rustfmt::skip]

@@ -82,7 +82,7 @@ impl Journal {
     /// Hands `envelope` to every subscriber; it is kept in no store.
     pub fn publish(&self, envelope: Envelope) {
         let sequence = self.next.fetch_add(1, Ordering::SeqCst);
-        self.hand_out(Arc::new(Recorded { sequence, envelope }));
+        self.hand_out(&Arc::new(Recorded { sequence, envelope }));
     }
 
     /// Registers a subscriber: it gets every event handed out after this returns.
@@ -96,9 +96,9 @@ impl Journal {
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hand_out(&self, event: Arc<Recorded>) {
+    fn hand_out(&self, event: &Arc<Recorded>) {
         // A full queue means a stuck reader: dropping its sender ends its stream.
-        self.lock().retain(|subscriber| subscriber.try_send(Arc::clone(&event)).is_ok());
+        self.lock().retain(|subscriber| subscriber.try_send(Arc::clone(event)).is_ok());
     }
 
     pub(crate) fn append(self: Arc<Self>, tx: &mut Tx<'_, '_>, envelope: Envelope) -> Result<()> {
@@ -115,7 +115,7 @@ impl Journal {
         tx.put_message(EVENT, &sequence.to_be_bytes(), &record)?;
         self.trim(tx, sequence)?;
         tx.raw().after_commit(Box::new(move || {
-            self.hand_out(Arc::new(Recorded { sequence, envelope }));
+            self.hand_out(&Arc::new(Recorded { sequence, envelope }));
         }));
         Ok(())
     }

@@ -17,18 +17,36 @@
 
 mod backend;
 mod db;
+mod dir;
 mod error;
+mod flush;
 mod memory;
 mod overlay;
 mod queue;
 mod read;
+mod redb_store;
+mod reserve;
+mod sled_store;
 mod txn;
 mod versioned;
 mod writer;
 
 pub use backend::{BackendKind, MetaStore};
 pub use db::{Db, Options};
+pub use dir::quarantine;
 pub use error::StoreError;
 pub use overlay::{Batch, Overlay};
 pub use read::{Pair, Read, Table, prefix_end};
 pub use txn::{KEY_BYTES_MAX, Txn, VALUE_BYTES_MAX, Verdict};
+
+/// The places where tests make the store fail or stop; an errno is the argument of the first
+/// three. `apply`: nothing is written yet; `flush`: handing the data to the kernel fails;
+/// `fdatasync`: the disk fails; `after-commit`: all is on disk, nobody knows yet.
+pub const FAILPOINTS: &[&str] =
+    &["kv.commit/apply", "kv.commit/flush", "kv.commit/fdatasync", "kv.commit/after-commit"];
+
+/// The message of a panic.
+fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
+}

@@ -10,6 +10,7 @@
 //! Must not: know tonic; do I/O or read the clock within a transaction.
 
 mod codec;
+pub mod collect;
 pub mod intent;
 pub mod journal;
 pub mod kv;
@@ -20,6 +21,7 @@ pub mod stores;
 mod tx;
 mod values;
 
+pub use collect::{Collected, Collector, Reclaim, Schedule, Scheduler};
 pub use intent::{IntentId, Recoverer};
 pub use journal::{Journal, Recorded, Subscription};
 pub use metadata::{Metadata, OpenOptions};

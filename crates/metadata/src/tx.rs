@@ -156,7 +156,7 @@ impl<'t, 'a> Tx<'t, 'a> {
     }
 
     pub(crate) fn put<T: Stored>(&mut self, table: Table, key: &[u8], record: &T) -> Result<()> {
-        self.touched.note(table, key);
+        self.touched.wrote(table, key);
         values::put(self.txn, table, key, &record.to_message().encode_to_vec())
     }
     pub(crate) fn put_message(
@@ -165,17 +165,19 @@ impl<'t, 'a> Tx<'t, 'a> {
         key: &[u8],
         message: &impl Message,
     ) -> Result<()> {
-        self.touched.note(table, key);
+        self.touched.wrote(table, key);
         values::put(self.txn, table, key, &message.encode_to_vec())
     }
     pub(crate) fn mark(&mut self, table: Table, key: &[u8]) -> Result<()> {
-        self.touched.note(table, key);
+        self.touched.wrote(table, key);
         Ok(self.txn.put(table, key, Vec::new())?)
     }
     pub(crate) fn unmark(&mut self, table: Table, key: &[u8]) {
+        self.touched.deleted(table);
         self.txn.delete(table, key);
     }
     pub(crate) fn delete(&mut self, table: Table, key: &[u8]) -> Result<()> {
+        self.touched.deleted(table);
         values::delete(self.txn, table, key)
     }
 

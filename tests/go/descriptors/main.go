@@ -6,6 +6,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	// Importing a generated package registers its descriptors.
 	_ "github.com/containerd/cgroups/v3/cgroup1/stats"
@@ -48,6 +49,10 @@ import (
 func main() {
 	set := &descriptorpb.FileDescriptorSet{}
 	protoregistry.GlobalFiles.RangeFiles(func(file protoreflect.FileDescriptor) bool {
+		// What the Go libraries bring along for themselves.
+		if strings.HasPrefix(file.Path(), "google/protobuf/") || strings.HasPrefix(file.Path(), "grpc/") {
+			return true
+		}
 		set.File = append(set.File, protodesc.ToFileDescriptorProto(file))
 		return true
 	})

@@ -335,3 +335,75 @@ impl ::prost::Name for ChunkedValue {
         "/gantry.store.v1.ChunkedValue".into()
     }
 }
+/// Key: digest. The blob's file is complete and on disk.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BlobRecord {
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    #[prost(message, optional, tag = "2")]
+    pub created_at: ::core::option::Option<Time>,
+}
+impl ::prost::Name for BlobRecord {
+    const NAME: &'static str = "BlobRecord";
+    const PACKAGE: &'static str = "gantry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gantry.store.v1.BlobRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gantry.store.v1.BlobRecord".into()
+    }
+}
+/// Key: namespace, digest. A blob as one namespace sees it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ContentRecord {
+    /// As in the blob's own record.
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    #[prost(map = "string, string", tag = "2")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(message, optional, tag = "3")]
+    pub created_at: ::core::option::Option<Time>,
+    #[prost(message, optional, tag = "4")]
+    pub updated_at: ::core::option::Option<Time>,
+}
+impl ::prost::Name for ContentRecord {
+    const NAME: &'static str = "ContentRecord";
+    const PACKAGE: &'static str = "gantry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gantry.store.v1.ContentRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gantry.store.v1.ContentRecord".into()
+    }
+}
+/// Key: namespace, ref. A write in progress; how far it is says the length of its file.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IngestRecord {
+    /// Names the file; never given twice.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Bytes expected in all; 0 when unknown.
+    #[prost(uint64, tag = "2")]
+    pub total: u64,
+    /// Digest of the blob, known from another namespace, that the write was opened on.
+    #[prost(string, tag = "3")]
+    pub shared: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub started_at: ::core::option::Option<Time>,
+    /// When it may be collected although no lease was released; absent when a lease alone keeps it.
+    #[prost(message, optional, tag = "5")]
+    pub expires_at: ::core::option::Option<Time>,
+}
+impl ::prost::Name for IngestRecord {
+    const NAME: &'static str = "IngestRecord";
+    const PACKAGE: &'static str = "gantry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gantry.store.v1.IngestRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gantry.store.v1.IngestRecord".into()
+    }
+}

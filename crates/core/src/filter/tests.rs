@@ -1,3 +1,5 @@
+//! The grammar against what containerd accepts, refuses and matches.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -3,7 +3,6 @@
 //! A [`Db`] owns one writer thread. The backend is closed by whoever lets go of it last: the
 //! writer, or a read that was still running.
 
-use std::any::Any;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -15,7 +14,7 @@ use super::queue::{Job, Queue, Ran};
 use super::read::{Pair, Read, Table};
 use super::txn::{Txn, Verdict, known};
 use super::versioned::Versioned;
-use super::{BackendKind, MetaStore, StoreError, writer};
+use super::{BackendKind, MetaStore, StoreError, panic_text, redb_store, sled_store, writer};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -48,16 +47,23 @@ struct Shared {
 }
 
 impl Db {
-    /// Opens the store at `path` (a directory for sled, a file for redb), making it when it is
-    /// absent; its parent must exist. `tables` are all that may be used.
+    /// Opens the store in the directory `path`, making it when it is absent; its parent must
+    /// exist. `tables` are all that may be used. Blocking.
+    ///
+    /// [`StoreError::Locked`]: another process has it open, and did not let go within five
+    /// seconds. [`StoreError::Corrupt`]: it cannot be read; nothing was changed, and
+    /// [`super::quarantine`] moves it away. [`StoreError::OtherBackend`]: it is of another kind.
     pub fn open(
         path: &Path,
         kind: BackendKind,
         tables: &'static [Table],
         options: &Options,
     ) -> Result<Self, StoreError> {
-        let _ = (path, kind, options);
-        Self::over(Box::new(Versioned::new(Memory::default())), tables)
+        let store: Box<dyn MetaStore> = match kind {
+            BackendKind::Sled => Box::new(sled_store::open(path, options)?),
+            BackendKind::Redb => Box::new(redb_store::open(path, tables, options)?),
+        };
+        Self::over(store, tables)
     }
 
     /// A store that lives in memory, for tests.
@@ -104,7 +110,7 @@ impl Db {
         let db = self.clone();
         let task = tokio::task::spawn_blocking(move || db.read_blocking(f));
         task.await.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(payload) => Err(StoreError::Panicked { message: text(&*payload) }.into()),
+            Ok(payload) => Err(StoreError::Panicked { message: panic_text(&*payload) }.into()),
             // The runtime is going down.
             Err(_) => Err(StoreError::Closed.into()),
         })
@@ -254,7 +260,7 @@ where
             Ok(Verdict::Commit(result)) => (true, result),
             Ok(Verdict::Abort(error)) => (false, Err(error)),
             Err(payload) => {
-                let message = text(&*payload);
+                let message = panic_text(&*payload);
                 tracing::error!(message, "a metadata transaction panicked");
                 (false, Err(StoreError::Panicked { message }.into()))
             }
@@ -265,12 +271,6 @@ where
         };
         Ran { commit, reply: Box::new(reply) }
     })
-}
-
-/// The message of a panic.
-fn text(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

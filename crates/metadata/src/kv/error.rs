@@ -41,6 +41,19 @@ pub enum StoreError {
         /// The store's directory or file.
         path: PathBuf,
     },
+    /// The directory holds the data of another backend.
+    #[error(
+        "metadata store {path} was made with backend {found}, not {wanted}: set the backend back, \
+         or export with {found} and import with {wanted}"
+    )]
+    OtherBackend {
+        /// The store's directory.
+        path: PathBuf,
+        /// The backend whose files are there.
+        found: &'static str,
+        /// The backend it was to be opened with.
+        wanted: &'static str,
+    },
     /// A value above [`super::VALUE_BYTES_MAX`] or a key above [`super::KEY_BYTES_MAX`].
     #[error("{what} in table {table} has {bytes} bytes, at most {max} are stored")]
     TooLarge {
@@ -98,12 +111,20 @@ impl StoreError {
         }
     }
 
+    /// What a failpoint stands for: its argument is an errno, EIO when there is none. Used where
+    /// failpoints are compiled in.
+    #[allow(dead_code)]
+    pub(crate) fn injected(errno: Option<String>) -> Self {
+        let errno = errno.and_then(|text| text.parse().ok()).unwrap_or(5);
+        Self::io("failpoint", io::Error::from_raw_os_error(errno))
+    }
+
     /// The kind the domain sees.
     pub fn kind(&self) -> Kind {
         match self {
             Self::Full { .. } => Kind::ResourceExhausted,
             Self::Corrupt { .. } => Kind::DataLoss,
-            Self::Locked { .. } => Kind::FailedPrecondition,
+            Self::Locked { .. } | Self::OtherBackend { .. } => Kind::FailedPrecondition,
             Self::TooLarge { .. } => Kind::InvalidArgument,
             Self::Closed | Self::Stopped { .. } => Kind::Unavailable,
             Self::Io { .. } => Kind::Unknown,

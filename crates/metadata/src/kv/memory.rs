@@ -57,6 +57,10 @@ impl Live for Memory {
     fn sync(&self) -> Result<(), StoreError> {
         Ok(())
     }
+
+    fn reopen(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 impl MetaStore for Versioned<Memory> {

@@ -6,6 +6,10 @@
 //! seen through the undo records above `v`, oldest on top. A view takes the state of the last
 //! *flushed* commit, so an applied commit is hidden until it is on disk.
 //!
+//! When a commit fails its undo record stays until the live store, opened anew, has been brought
+//! back to it; so views never notice. A store that cannot be brought back takes no more commits
+//! and goes on being read.
+//!
 //! Invariants: the lock is held for memory work only, never across a flush; a view reads under
 //! the shared lock one step at a time, so that a long scan delays no commit for longer than a
 //! page; a record lives as long as a view needs it.
@@ -23,6 +27,9 @@ pub(crate) trait Live: Read + Send + Sync {
     fn apply(&self, batch: &Batch) -> Result<(), StoreError>;
     /// Returns when everything applied is on disk.
     fn sync(&self) -> Result<(), StoreError>;
+    /// Makes the store usable after a failed [`Live::apply`] or [`Live::sync`]: afterwards it is
+    /// in the state before or after that apply, never between. An error: it cannot be trusted.
+    fn reopen(&self) -> Result<(), StoreError>;
 }
 
 #[derive(Default)]
@@ -31,6 +38,8 @@ struct History {
     undo: VecDeque<(u64, Batch)>,
     /// The newest commit that is on disk.
     durable: u64,
+    /// The last undo record has yet to be written back, because of this.
+    unsettled: Option<String>,
 }
 
 /// A [`Live`] store with views.
@@ -61,37 +70,54 @@ impl<S: Live> Versioned<S> {
         VersionedView { store: self, state }
     }
 
-    /// See [`super::MetaStore::commit`]. When the apply or the flush fails the old values are
-    /// written back, so that the live store, too, is at the state before.
+    /// See [`super::MetaStore::commit`].
     pub(crate) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        let mut old = Batch::default();
-        for (table, key, _) in batch.iter() {
-            old.set(table, key.clone(), self.live.get(table, key)?);
+        if self.read().unsettled.is_some() {
+            self.take_back()?;
         }
+        let old = old_values(&self.live, batch)?;
         let applied = {
             let mut history = self.write();
             let number = history.durable + 1;
             history.undo.push_back((number, old));
             self.live.apply(batch)
         };
-        let outcome = applied.and_then(|()| self.live.sync());
-        let mut history = self.write();
-        match outcome {
+        match applied.and_then(|()| self.live.sync()) {
             Ok(()) => {
+                let mut history = self.write();
                 history.durable += 1;
                 self.prune(&mut history);
                 Ok(())
             }
             Err(error) => {
-                if let Some((_, old)) = history.undo.back() {
-                    self.live.apply(old).map_err(|again| StoreError::Stopped {
-                        detail: format!("{error}; taking it back: {again}"),
-                    })?;
+                self.write().unsettled = Some(error.to_string());
+                if let Err(again) = self.take_back() {
+                    tracing::error!(error = %again, "the failed commit is not taken back yet");
                 }
-                history.undo.pop_back();
                 Err(error)
             }
         }
+    }
+
+    /// Brings the live store back to the last undo record and drops the record.
+    fn take_back(&self) -> Result<(), StoreError> {
+        let mut history = self.write();
+        let Some(cause) = history.unsettled.clone() else { return Ok(()) };
+        let stopped =
+            |error: StoreError| StoreError::Stopped { detail: format!("{cause}; {error}") };
+        self.live.reopen().map_err(stopped)?;
+        if let Some((_, old)) = history.undo.back() {
+            let back = differing(&self.live, old).map_err(stopped)?;
+            if !back.is_empty() {
+                self.live.apply(&back).map_err(stopped)?;
+            }
+        }
+        // Under the lock, unlike any other flush: this is the rare path, and nobody should see
+        // the store between two states.
+        self.live.sync().map_err(stopped)?;
+        history.undo.pop_back();
+        history.unsettled = None;
+        Ok(())
     }
 
     fn prune(&self, history: &mut History) {
@@ -112,6 +138,26 @@ impl<S: Live> Versioned<S> {
     fn views(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, usize>> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What `state` holds for the keys that `batch` writes.
+pub(crate) fn old_values(state: &dyn Read, batch: &Batch) -> Result<Batch, StoreError> {
+    let mut old = Batch::default();
+    for (table, key, _) in batch.iter() {
+        old.set(table, key.clone(), state.get(table, key)?);
+    }
+    Ok(old)
+}
+
+/// The writes that bring `state` to `old` for the keys of `old`.
+pub(crate) fn differing(state: &dyn Read, old: &Batch) -> Result<Batch, StoreError> {
+    let mut writes = Batch::default();
+    for (table, key, value) in old.iter() {
+        if state.get(table, key)?.as_ref() != value {
+            writes.set(table, key.clone(), value.cloned());
+        }
+    }
+    Ok(writes)
 }
 
 /// One state of a [`Versioned`] store.

@@ -73,6 +73,7 @@ impl Group {
         if let Err(error) = &committed {
             tracing::error!(%error, closures = self.replies.len(), "metadata commit failed");
         } else {
+            fail::fail_point!("kv.commit/after-commit");
             for call in self.after {
                 if catch_unwind(AssertUnwindSafe(call)).is_err() {
                     tracing::error!("an after-commit callback panicked");

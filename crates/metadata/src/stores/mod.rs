@@ -4,7 +4,7 @@
 //! error texts and codes are containerd's, so that its clients' loops work.
 
 mod containers;
-mod images;
+pub(crate) mod images;
 pub mod leases;
 mod mask;
 mod namespaces;
@@ -17,4 +17,4 @@ pub use images::{ImageUpdate, Images};
 pub use leases::{LeaseResources, Leases};
 pub use namespaces::Namespaces;
 pub use sandboxes::Sandboxes;
-pub use snapshots::{SNAPSHOT_REF, SnapshotEntry, SnapshotRecords};
+pub use snapshots::{SNAPSHOT_REF, SnapshotCommit, SnapshotEntry, SnapshotRecords};

@@ -30,6 +30,21 @@ pub struct SnapshotEntry {
     pub backend_key: String,
 }
 
+/// What a commit makes of an active snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotCommit {
+    /// The name it gets.
+    pub name: SnapshotKey,
+    /// The key it has.
+    pub key: SnapshotKey,
+    /// A parent for one that has none.
+    pub parent: Option<SnapshotKey>,
+    /// The labels of the committed one.
+    pub labels: Labels,
+    /// Usage as measured.
+    pub usage: Usage,
+}
+
 /// The records of one snapshotter.
 #[derive(Clone, Debug)]
 pub struct SnapshotRecords {
@@ -167,45 +182,37 @@ impl SnapshotRecords {
         Ok(())
     }
 
-    /// Turns the active `key` into the committed `name`. `parent` gives a parentless one a parent.
+    /// Turns an active snapshot into a committed one.
     ///
     /// # Errors
     /// `AlreadyExists` for the name (leased, `key` survives); `NotFound` for the key, the parent or
     /// the lease; `FailedPrecondition` when `key` is not active; `InvalidArgument` for another
     /// parent than it has.
-    pub fn commit(
-        &self,
-        tx: &mut Tx<'_, '_>,
-        cx: &Cx,
-        name: &SnapshotKey,
-        key: &SnapshotKey,
-        parent: Option<&SnapshotKey>,
-        labels: Labels,
-        usage: Usage,
-    ) -> Result<()> {
+    pub fn commit(&self, tx: &mut Tx<'_, '_>, cx: &Cx, commit: SnapshotCommit) -> Result<()> {
+        let SnapshotCommit { name, key, parent, labels, usage } = commit;
         let ns = cx.namespace();
         leases::hold(tx, cx, &self.lease_kind(), name.as_str())?;
-        if self.find(tx.view(), ns, name)?.is_some() {
+        if self.find(tx.view(), ns, &name)?.is_some() {
             tx.keep_on_error();
             return Err(Error::already_exists(format!("snapshot {name:?}")));
         }
-        let active = self.get(tx.view(), ns, key)?;
+        let active = self.get(tx.view(), ns, &key)?;
         if active.info.kind != SnapshotKind::Active {
             return Err(Error::failed_precondition(format!("snapshot {key} is not active")));
         }
-        let parent = match (&active.info.parent, parent) {
+        let parent = match (&active.info.parent, &parent) {
             (Some(has), Some(asked)) if has != asked => {
                 return Err(Error::invalid_argument(format!(
                     "snapshot {key} has parent {has}, cannot be given {asked}"
                 )));
             }
             (Some(has), _) => Some(has.clone()),
-            (None, asked) => asked.cloned(),
+            (None, asked) => asked.clone(),
         };
         self.chain(tx.view(), ns, parent.as_ref())?;
         if let Some(parent) = &parent {
-            tx.unmark(SNAPSHOT_CHILD, &self.child_key(ns, parent, key));
-            tx.mark(SNAPSHOT_CHILD, &self.child_key(ns, parent, name))?;
+            tx.unmark(SNAPSHOT_CHILD, &self.child_key(ns, parent, &key));
+            tx.mark(SNAPSHOT_CHILD, &self.child_key(ns, parent, &name))?;
         }
         let committed = SnapshotEntry {
             info: SnapshotInfo {
@@ -219,15 +226,23 @@ impl SnapshotRecords {
             usage,
             ..active
         };
-        tx.put(SNAPSHOT, &self.key(ns, name), &committed)?;
-        tx.delete(SNAPSHOT, &self.key(ns, key))?;
+        tx.put(SNAPSHOT, &self.key(ns, &name), &committed)?;
+        tx.delete(SNAPSHOT, &self.key(ns, &key))?;
         leases::release(tx, cx, &self.lease_kind(), key.as_str())?;
         let event = Event::SnapshotCommit {
-            key: key.as_str().to_owned(),
-            name: name.as_str().to_owned(),
+            key: key.into_string(),
+            name: name.into_string(),
             snapshotter: self.snapshotter.as_str().to_owned(),
         };
         tx.emit(ns, event)
+    }
+
+    /// Whether a snapshot stands on `key`.
+    ///
+    /// # Errors
+    /// What the store below fails with.
+    pub fn has_children(&self, view: View<'_>, ns: &Namespace, key: &SnapshotKey) -> Result<bool> {
+        view.any_below(SNAPSHOT_CHILD, &self.below(ns).sized(key.as_str()).prefix())
     }
 
     /// Removes the record of `key` and returns it; its folder is garbage from then on.
@@ -237,8 +252,7 @@ impl SnapshotRecords {
     pub fn remove(&self, tx: &mut Tx<'_, '_>, cx: &Cx, key: &SnapshotKey) -> Result<SnapshotEntry> {
         let ns = cx.namespace();
         let entry = self.get(tx.view(), ns, key)?;
-        let children = self.below(ns).sized(key.as_str()).prefix();
-        if tx.view().any_below(SNAPSHOT_CHILD, &children)? {
+        if self.has_children(tx.view(), ns, key)? {
             return Err(Error::failed_precondition("cannot remove snapshot with child"));
         }
         if let Some(parent) = &entry.info.parent {
