@@ -42,17 +42,19 @@ impl View {
         plan
     }
 
-    /// Turns each condition that holds into an edge; only now are all uses known.
+    /// Turns each condition that holds into an edge; one that does not may hold once more is told.
     fn settle_conditions(&mut self) {
-        for condition in std::mem::take(&mut self.conditions) {
-            let holds = self.nodes[condition.snapshot]
+        let Self { conditions, nodes, now, .. } = self;
+        conditions.retain(|condition| {
+            let holds = nodes[condition.snapshot]
                 .used_at
                 .iter()
-                .any(|used| condition.tests.iter().any(|test| test.holds(*used, self.now)));
+                .any(|used| condition.tests.iter().any(|test| test.holds(*used, *now)));
             if holds {
-                self.nodes[condition.parent].labels.push(condition.snapshot);
+                nodes[condition.parent].labels.push(condition.snapshot);
             }
-        }
+            !holds
+        });
     }
 
     fn mark(&self) -> Vec<Reached> {

@@ -5,6 +5,7 @@
 //! does not decode is damage, never a client's mistake. Unknown fields are skipped, so an older
 //! build can read what a newer one with the same schema version wrote.
 
+mod content;
 mod event;
 mod records;
 

@@ -141,3 +141,28 @@ fn rings_are_collected() {
         &[content(0), content(1)],
     );
 }
+
+#[test]
+fn what_was_written_meanwhile_is_a_root() {
+    let mut view = View::new(at(NOW));
+    let child =
+        Labels::unchecked([("containerd.io/gc.ref.content.0".to_owned(), "child".to_owned())]);
+    view.content("n", "new", &child);
+    view.content("n", "child", &Labels::default());
+    view.content("n", "old", &Labels::default());
+    view.pin(Node { namespace: "n".into(), object: Object::Content("new".into()) });
+    let old = Node { namespace: "n".into(), object: Object::Content("old".into()) };
+    assert_eq!(view.plan(), Plan { remove: vec![old], kept: 2 });
+}
+
+#[test]
+fn a_use_that_is_told_late_counts_in_the_next_plan() {
+    let mut view = View::new(at(NOW));
+    let on = |key: &str, value: &str| Labels::unchecked([(key.to_owned(), value.to_owned())]);
+    view.image("n", "i", "d", &on("containerd.io/gc.cond.snapshot.s", "usedat<1h|k"));
+    view.snapshot("n", "s", "k", None, &Labels::default());
+    assert_eq!(view.plan().remove.len(), 1);
+    let used = on("containerd.io/gc.cond.value-usedat", &at(NOW).to_rfc3339());
+    view.snapshot("n", "s", "k", None, &used);
+    assert_eq!(view.plan().remove, []);
+}

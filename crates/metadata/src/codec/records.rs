@@ -23,7 +23,7 @@ pub(crate) fn from_time(time: Option<wire::Time>) -> Timestamp {
     time.map_or(Timestamp::UNSET, |t| Timestamp { seconds: t.seconds, nanos: t.nanos })
 }
 
-fn to_map(labels: &Labels) -> HashMap<String, String> {
+pub(super) fn to_map(labels: &Labels) -> HashMap<String, String> {
     labels.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 
@@ -43,7 +43,7 @@ fn from_values(map: HashMap<String, wire::TypedValue>) -> BTreeMap<String, Typed
     map.into_iter().map(|(k, v)| (k, from_value(v))).collect()
 }
 
-fn stored_digest(text: String) -> Result<Digest> {
+pub(super) fn stored_digest(text: String) -> Result<Digest> {
     Digest::parse(text).map_err(|e| Error::data_loss(format!("stored digest: {}", e.message())))
 }
 

@@ -4,6 +4,7 @@
 //! error texts and codes are containerd's, so that its clients' loops work.
 
 mod containers;
+pub mod content;
 pub(crate) mod images;
 pub mod leases;
 mod mask;
