@@ -28,7 +28,7 @@ fn damaged(table: Table, what: &str) -> Error {
 }
 
 /// The value behind `row`, which was read at `key`.
-pub(crate) fn resolve(read: &dyn Read, table: Table, key: &[u8], row: Vec<u8>) -> Result<Vec<u8>> {
+pub(crate) fn resolve(read: &dyn Read, table: Table, key: &[u8], row: &[u8]) -> Result<Vec<u8>> {
     let Some((tag, body)) = row.split_first() else {
         return Err(damaged(table, "row is empty"));
     };
@@ -54,7 +54,7 @@ pub(crate) fn resolve(read: &dyn Read, table: Table, key: &[u8], row: Vec<u8>) -
 /// The value at `key`, whatever its size.
 pub(crate) fn get(read: &dyn Read, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>> {
     match read.get(table, key)? {
-        Some(row) => resolve(read, table, key, row).map(Some),
+        Some(row) => resolve(read, table, key, &row).map(Some),
         None => Ok(None),
     }
 }
