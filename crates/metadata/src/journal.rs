@@ -125,7 +125,7 @@ impl Journal {
         for (key, row) in tx.view().raw().scan(EVENT, &from.to_be_bytes(), None, 2)? {
             let Ok(bytes) = <[u8; 8]>::try_from(key.as_slice()) else { continue };
             let sequence = u64::from_be_bytes(bytes);
-            let record = crate::values::resolve(tx.view().raw(), EVENT, &key, row)?;
+            let record = crate::values::resolve(tx.view().raw(), EVENT, &key, &row)?;
             let event = decode(sequence, &record)?;
             let old = tx.now().since(event.envelope.timestamp) > AGE_MAX;
             if !old && newest - sequence < ENTRIES_MAX {

@@ -78,7 +78,7 @@ impl<'a> View<'a> {
                 if !key.starts_with(prefix) {
                     return Ok(());
                 }
-                let value = values::resolve(self.read, table, &key, row)?;
+                let value = values::resolve(self.read, table, &key, &row)?;
                 each(&key, value)?;
                 start = key;
             }
