@@ -89,7 +89,8 @@ pub fn debian_ctr() -> Result<PathBuf> {
     let download = dir().join("download");
     fs::create_dir_all(&download)?;
     let fetch = |mut command: Command| {
-        command.args(["download", "-q", "containerd"]).current_dir(&download).stdout(Stdio::null());
+        command.args(["download", "-q", "-o", "APT::Sandbox::User=root", "containerd"]);
+        command.current_dir(&download).stdout(Stdio::null());
         run("apt-get download containerd", &mut command, APT)
     };
     if fetch(apt_get()).is_err() {

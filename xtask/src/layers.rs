@@ -81,7 +81,8 @@ fn names(tree: &str, itself: &str) -> BTreeSet<String> {
     first_words.filter(|name| *name != itself).map(str::to_owned).collect()
 }
 
-fn cargo(root: &Path, args: &[&str]) -> Result<String> {
+/// What `cargo ARGS` prints, run in `root` without the network.
+pub fn cargo(root: &Path, args: &[&str]) -> Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo).args(args).arg("--offline").current_dir(root).output()?;
     if !output.status.success() {

@@ -19,6 +19,7 @@ pub mod process;
 pub mod promises;
 pub mod source;
 pub mod suite;
+pub mod supply;
 pub mod tidy;
 
 /// Result of a developer command; the error is for reading only.
