@@ -63,7 +63,7 @@ fn named_after(text: &str, marker: &str) -> Vec<String> {
 /// The literals of `const FAILPOINTS: &[&str] = &[..]`.
 fn list(text: &str) -> Vec<String> {
     let Some((_, rest)) = text.split_once("const FAILPOINTS:") else { return Vec::new() };
-    let Some((_, rest)) = rest.split_once("= &[") else { return Vec::new() };
+    let Some((_, rest)) = rest.split_once('=') else { return Vec::new() };
     let body = rest.split("];").next().unwrap_or_default();
     body.split('"').skip(1).step_by(2).map(str::to_owned).collect()
 }

@@ -42,6 +42,16 @@ const BANS: &[Ban] = &[
         because: "system calls have no policy above them",
     },
     Ban {
+        package: "gantry-ttrpc",
+        must_not_reach: &["tonic", "hyper", "sled", "gantry-metadata", "gantryd"],
+        because: "the shim links it, and nothing larger",
+    },
+    Ban {
+        package: "gantry-shim-state",
+        must_not_reach: &["tonic", "tokio", "sled", "gantry-metadata", "gantryd"],
+        because: "files of the bundle are read by whoever comes after, without a runtime",
+    },
+    Ban {
         package: "gantry-plugin",
         must_not_reach: &["tonic", "prost", "sled", "gantryd", "gantry-metadata"],
         because: "ordering and stopping plugins needs to know none of them",

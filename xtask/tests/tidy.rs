@@ -83,6 +83,8 @@ fn a_sleeping_test_is_caught() {
     caught(tidy::sleeps, "tests/tests/a.rs", "thread::sleep(D);\n", &["a.rs:1"]);
     caught(tidy::sleeps, "crates/x/tests/a.rs", "sleep(D).await;\n", &["a.rs:1"]);
     caught(tidy::sleeps, "crates/x/src/a.rs", "sleep(D).await;\n", &[]);
+    let stopped = "time::pause();\ntokio::time::sleep(D).await;\nthread::sleep(D);\n";
+    caught(tidy::sleeps, "crates/x/tests/a.rs", stopped, &["a.rs:3"]);
 }
 
 #[test]
@@ -103,7 +105,7 @@ fn a_dead_link_is_caught() {
 #[test]
 fn a_stray_failpoint_is_caught() {
     let text = "fail_point!(\"a.b/c\"); fail_point!(\n \"Bad\");\n\
-        pub const FAILPOINTS: &[&str] = &[\"a.b/c\", \"d.e/f\", \"Bad\"];\n";
+        pub const FAILPOINTS: &[&str] =\n &[\"a.b/c\", \"d.e/f\", \"Bad\"];\n";
     let wanted = ["Bad is not `area.step/where`", "lists d.e/f"];
     caught(failpoints::check, "crates/x/src/a.rs", text, &wanted);
     let unlisted = "fail_point!(\"a.b/c\");\n";
