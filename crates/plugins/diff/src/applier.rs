@@ -75,18 +75,8 @@ async fn feed(cx: &Cx, blob: &dyn Reader, writer: PipeWriter) {
             }
         }
     };
-    let deadline = async {
-        match cx.deadline() {
-            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        // A reader that is gone has its own error to tell.
-        _ = send => {}
-        () = cx.cancellation().cancelled() => {}
-        () = deadline => {}
-    }
+    // A reader that is gone has its own error to tell, and so has a call that was stopped.
+    let _ = crate::until_stopped(cx, send).await;
 }
 
 /// The blocking part of an apply.

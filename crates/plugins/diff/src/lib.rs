@@ -10,11 +10,11 @@
 //! Must not: run blocking work on the reactor; trust a name, number or size from an archive; know
 //! tonic or the metadata store.
 
-#![allow(dead_code, unused_imports)] // the differ lands next
-
 mod applier;
 mod apply;
 mod archive;
+mod compare;
+mod comparer;
 mod inflate;
 mod limits;
 mod media;
@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use gantry_core::content::ContentStore;
-use gantry_core::{Error, Result};
+use gantry_core::{Cx, Error, Result};
 
 pub use archive::EXTENSION_BYTES_MAX;
 pub use inflate::ZSTD_WINDOW_LOG_MAX;
@@ -61,6 +61,23 @@ impl Walking {
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+}
+
+/// Waits for `work`, but no longer than the call lives.
+///
+/// Cancel safety: `work` is dropped when the call is stopped.
+async fn until_stopped<T>(cx: &Cx, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let deadline = async {
+        match cx.deadline() {
+            Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = work => result,
+        () = cx.cancellation().cancelled() => Err(Error::cancelled("")),
+        () = deadline => Err(Error::deadline_exceeded("")),
     }
 }
 

@@ -40,6 +40,15 @@ pub(crate) fn open(mounts: &[Mount], temp: &Path) -> Result<OwnedFd> {
     {
         return open_dir(&mount.source);
     }
+    if let [mount] = mounts
+        && mount.kind == "overlay"
+        && mount.target.is_empty()
+        && option(mount, "upperdir=").is_none()
+        && let [only] = &lower_dirs(option(mount, "lowerdir=").unwrap_or_default())[..]
+    {
+        // The kernel makes no overlay of a single layer.
+        return open_dir(only);
+    }
     let folder = Folder::create(temp)?;
     for mount in mounts {
         folder.mount(mount)?;
@@ -84,6 +93,22 @@ pub(crate) fn read_only(mounts: &[Mount]) -> Vec<Mount> {
         mount
     };
     mounts.iter().map(convert).collect()
+}
+
+/// The upper directory of the overlay that `upper` is, when `lower` shows just what lies below it.
+pub(crate) fn upper_above<'a>(upper: &'a [Mount], lower: &[Mount]) -> Option<&'a str> {
+    let ([upper], [lower]) = (upper, lower) else { return None };
+    let overlay = upper.kind == "overlay" && upper.target.is_empty() && lower.target.is_empty();
+    let below = match lower.kind.as_str() {
+        "overlay" => {
+            let lower = &read_only(std::slice::from_ref(lower))[0];
+            lower_dirs(option(lower, "lowerdir=")?)
+        }
+        _ if is_bind(lower) => vec![lower.source.clone()],
+        _ => return None,
+    };
+    let same = lower_dirs(option(upper, "lowerdir=")?) == below;
+    option(upper, "upperdir=").filter(|_| overlay && same)
 }
 
 /// Whether `mount` shows a folder as it is.

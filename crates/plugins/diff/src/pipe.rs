@@ -188,6 +188,14 @@ pub(crate) fn unwrap_error(error: io::Error) -> Error {
     }
 }
 
+/// Gives back what [`wrap_error`] took; any other error is one of the operating system.
+pub(crate) fn into_error(error: io::Error) -> Error {
+    match error.downcast::<Carried>() {
+        Ok(Carried(error)) => error,
+        Err(error) => Error::io("", error),
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Carried(Error);

@@ -27,10 +27,11 @@ use rustix::io::Errno;
 use crate::archive::{ArchiveError, Entry, EntryKind, Reader};
 use crate::limits::Limits;
 use meta::Meta;
-use path::Dir;
 use state::State;
 
-pub(crate) use path::{file_type, open_in_root};
+pub(crate) use path::{Dir, file_type, open_in_root, stat};
+pub(crate) use tree::list;
+pub(crate) use whiteout::PREFIX as WHITEOUT_PREFIX;
 
 /// What the tree below the root is.
 #[derive(Debug)]

@@ -25,7 +25,8 @@ impl Memory {
     pub(super) fn put(&self, data: impl Into<Bytes>) -> Digest {
         let data = data.into();
         let digest = Digest::of(&data);
-        self.0.lock().unwrap().blobs.insert(digest.clone(), (data, Labels::default()));
+        let mut inner = self.0.lock().unwrap();
+        inner.blobs.entry(digest.clone()).or_insert_with(|| (data, Labels::default()));
         digest
     }
     pub(super) fn get(&self, digest: &Digest) -> Bytes {
