@@ -1,0 +1,39 @@
+//! The steps that tests can fail or stop.
+//!
+//! With the feature `failpoints`, a step takes the terms of the crate `fail`: `panic` stands for a
+//! crash at that step, `return` makes it fail, `return(enospc)` fails it as a full disk does.
+
+/// All names, in the order in which a snapshot meets them.
+pub const FAILPOINTS: &[&str] = &[
+    "snapshot.prepare/before-folder",
+    "snapshot.prepare/before-record",
+    "snapshot.prepare/after-record",
+    "snapshot.folder.create/before-make",
+    "snapshot.folder.create/before-rename",
+    "snapshot.folder.create/after-rename",
+    "snapshot.commit/before-sync",
+    "snapshot.commit/sync",
+    "snapshot.commit/before-record",
+    "snapshot.commit/after-record",
+    "snapshot.remove/before-record",
+    "snapshot.remove/after-record",
+    "snapshot.folder.remove/before-rename",
+    "snapshot.folder.remove/after-rename",
+];
+
+/// Names a step of a function that returns [`gantry_core::Result`].
+macro_rules! failpoint {
+    ($name:literal) => {
+        fail::fail_point!($name, |how| Err($crate::failpoint::injected($name, how.as_deref())))
+    };
+}
+
+#[cfg(feature = "failpoints")]
+pub(crate) fn injected(name: &str, how: Option<&str>) -> gantry_core::Error {
+    /// `ENOSPC`, errno(3).
+    const FULL: i32 = 28;
+    match how {
+        Some("enospc") => gantry_core::Error::io(name, std::io::Error::from_raw_os_error(FULL)),
+        _ => gantry_core::Error::unknown(format!("failpoint {name}")),
+    }
+}
