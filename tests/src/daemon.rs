@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -14,7 +14,7 @@ use crate::ctr::profile;
 use crate::home::Home;
 use crate::leak::Leaks;
 use crate::log;
-use crate::poll::{SOON, poll_async, poll_until};
+use crate::poll::{SOON, holds_within, poll_async, poll_until};
 use crate::wire;
 
 /// Bound on a clean stop: the daemon's own grace for calls in flight is 10 s.
@@ -30,6 +30,7 @@ pub struct Setup {
     failpoints: Vec<String>,
     allowed: Vec<String>,
     arguments: Vec<String>,
+    address: Option<String>,
 }
 
 /// A running daemon, or one between two runs on the same root.
@@ -60,6 +61,13 @@ impl Setup {
     #[must_use]
     pub fn failpoint(mut self, name: &str, action: &str) -> Self {
         self.failpoints.push(format!("{name}={action}"));
+        self
+    }
+
+    /// Where it listens, instead of in the test's directory.
+    #[must_use]
+    pub fn address(mut self, address: &str) -> Self {
+        self.address = Some(address.to_owned());
         self
     }
 
@@ -103,6 +111,7 @@ impl Daemon {
             failpoints: Vec::new(),
             allowed: Vec::new(),
             arguments: Vec::new(),
+            address: None,
         }
     }
 
@@ -234,7 +243,9 @@ impl Daemon {
             command.arg("--config").arg(path);
         }
         command.arg("--root").arg(home.join("root")).arg("--state").arg(home.join("state"));
-        command.arg("--address").arg(home.socket()).args(&self.setup.arguments);
+        let own = home.socket().as_os_str();
+        command.arg("--address").arg(self.setup.address.as_ref().map_or(own, AsRef::as_ref));
+        command.args(&self.setup.arguments);
         command.env("FAILPOINTS", self.setup.failpoints.join(";")).env_remove("RUST_LOG");
         if self.setup.failpoints.is_empty() {
             command.env_remove("FAILPOINTS");
@@ -257,7 +268,7 @@ impl Daemon {
         let mut faults = Vec::new();
         if let Some(mut child) = self.child.take() {
             let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
-            if !ends(&mut child, STOP) {
+            if !holds_within(STOP, || !matches!(child.try_wait(), Ok(None))) {
                 faults.push(format!("gantryd did not stop within {STOP:?}"));
                 let _ = child.kill();
                 let _ = child.wait();
@@ -265,12 +276,11 @@ impl Daemon {
         }
         let allowed = self.allowed.lock().map(|allowed| allowed.clone()).unwrap_or_default();
         faults.extend(log::loud(&self.log(), &allowed).iter().map(|l| format!("unannounced: {l}")));
-        let start = Instant::now();
         let mut leaks = Leaks::of(&self.setup.home);
-        while !leaks.is_empty() && start.elapsed() < SETTLE {
-            std::thread::yield_now();
+        holds_within(SETTLE, || {
             leaks = Leaks::of(&self.setup.home);
-        }
+            leaks.is_empty()
+        });
         if !leaks.is_empty() {
             faults.push(format!("left behind: {leaks:?}"));
         }
@@ -294,17 +304,6 @@ impl Drop for Daemon {
             assert!(faults.is_empty(), "{}\n{}", faults.join("\n"), log::tail(&log, 40));
         }
     }
-}
-
-fn ends(child: &mut Child, limit: Duration) -> bool {
-    let start = Instant::now();
-    while start.elapsed() < limit {
-        if !matches!(child.try_wait(), Ok(None)) {
-            return true;
-        }
-        std::thread::yield_now();
-    }
-    false
 }
 
 /// The daemon under test: `GANTRYD_BIN`, or the one built with this test.

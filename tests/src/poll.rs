@@ -47,6 +47,18 @@ pub async fn poll_async<T, S: Display>(
     }
 }
 
+/// Whether `condition` holds within `limit`; for ends that are reported and not asserted.
+pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    while !condition() {
+        if start.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    true
+}
+
 /// The value of `future`, which must come within [`SOON`].
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(SOON, future).await {

@@ -1,11 +1,13 @@
 //! gRPC over the daemon's unix socket: typed through `gantry_api`'s clients, or raw by method name.
 
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
@@ -13,6 +15,13 @@ use tonic::{Request, Status};
 
 /// Longest message a test takes: what containerd's clients take.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Connections live on a thread of their own: a test may block its own thread, and a peer that does
+/// not answer its GOAWAY would hold up the daemon's stop for the whole grace.
+static CONNECTIONS: LazyLock<Runtime> = LazyLock::new(|| {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().expect("a runtime for connections")
+});
 
 /// Connects to `socket`; the error is the transport's.
 pub async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> {
@@ -23,7 +32,8 @@ pub async fn connect(socket: &Path) -> Result<Channel, tonic::transport::Error> 
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    endpoint.connect_with_connector(connector).await
+    let connecting = async move { endpoint.connect_with_connector(connector).await };
+    CONNECTIONS.spawn(connecting).await.expect("connecting does not panic")
 }
 
 /// `message` with the namespace in its metadata, as every client sends it.

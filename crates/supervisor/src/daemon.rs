@@ -17,6 +17,7 @@ use gantry_core::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
 
@@ -29,12 +30,16 @@ use crate::logs::Logs;
 use crate::rpc::CallLayer;
 use crate::socket::{Bound, SocketError};
 use crate::version::{REVISION, VERSION};
-use crate::{builtins, notify};
+use crate::{builtins, failpoints, notify};
 
 /// HTTP/2 credit of one stream and of one connection, in bytes: a client must be able to send a
 /// whole piece of content (8 MiB) with few round trips.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+
+/// How long a connection may take to close once no call runs: replies leave in this time, and a
+/// client that does not answer the farewell holds nothing up.
+const LINGER: Duration = Duration::from_millis(500);
 
 /// Why the daemon could not be started, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +56,9 @@ pub enum DaemonError {
     /// See [`SocketError`].
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// See [`failpoints::arm`].
+    #[error("{0}")]
+    Failpoints(String),
     /// Logging cannot be started.
     #[error("cannot start logging: {0}")]
     Logs(String),
@@ -79,6 +87,7 @@ pub fn run(flags: Flags) -> Result<(), DaemonError> {
     let config = flags.resolve()?;
     let logs = Logs::start(&config.log).map_err(|error| DaemonError::Logs(error.to_string()))?;
     info!(version = VERSION, revision = REVISION, pid = std::process::id(), "starting");
+    failpoints::arm().map_err(DaemonError::Failpoints)?;
     folders::prepare(&config.root, folders::ROOT_MODE)?;
     folders::prepare(&config.state, folders::STATE_MODE)?;
     let _root = Lock::take("root", &config.root.join("gantryd.lock"))?;
@@ -108,16 +117,17 @@ async fn live(config: Config, flags: Flags, logs: Logs) -> Result<(), DaemonErro
     let listener = tokio::net::UnixListener::from_std(listener).map_err(DaemonError::Reactor)?;
     info!(address = %grpc.display(), "serving");
     notify::ready();
+    let running = TaskTracker::new();
     let server = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .layer(CallLayer::new(stop.clone()))
+        .layer(CallLayer::new(stop.clone(), running.clone()))
         .add_routes(built.routes)
         .serve_with_incoming_shutdown(
             UnixListenerStream::new(listener),
             stop.clone().cancelled_owned(),
         );
-    let served = within_grace(server, &stop, config.timeouts.stop.0).await;
+    let served = within_grace(server, &stop, &running, config.timeouts.stop.0).await;
     notify::stopping();
     drop(bound);
     built.graph.stop().await;
@@ -128,14 +138,22 @@ async fn live(config: Config, flags: Flags, logs: Logs) -> Result<(), DaemonErro
 async fn within_grace(
     server: impl Future<Output = Result<(), tonic::transport::Error>>,
     stop: &CancellationToken,
+    running: &TaskTracker,
     grace: Duration,
 ) -> Result<(), DaemonError> {
+    let idle = async {
+        stop.cancelled().await;
+        running.close();
+        running.wait().await;
+        tokio::time::sleep(LINGER).await;
+    };
     let overdue = async {
         stop.cancelled().await;
         tokio::time::sleep(grace).await;
     };
     tokio::select! {
         ended = server => ended.map_err(DaemonError::Serve),
+        () = idle => Ok(()),
         () = overdue => {
             warn!(grace = ?grace, "calls in flight outlived the grace period");
             Ok(())

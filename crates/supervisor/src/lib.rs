@@ -8,6 +8,7 @@ pub mod builtins;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod failpoints;
 mod folders;
 mod identity;
 pub mod lock;

@@ -1,9 +1,12 @@
-//! Gives every call what only the server knows: its method, and when the daemon stops.
+//! Gives every call what only the server knows: its method, and when the daemon stops; and counts
+//! the calls whose handlers run, so that a stop waits for them and not for idle connections.
 
 use std::task::{Context, Poll};
 
 use http::uri::PathAndQuery;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TrackedFuture;
 use tower::{Layer, Service};
 
 /// What the layer adds to a request's extensions.
@@ -25,19 +28,20 @@ impl CallInfo {
 #[derive(Clone, Debug)]
 pub struct CallLayer {
     stop: CancellationToken,
+    running: TaskTracker,
 }
 
 impl CallLayer {
-    /// A layer for a server that ends its calls when `stop` fires.
-    pub fn new(stop: CancellationToken) -> Self {
-        Self { stop }
+    /// A layer for a server that ends its calls when `stop` fires; `running` holds the calls.
+    pub fn new(stop: CancellationToken, running: TaskTracker) -> Self {
+        Self { stop, running }
     }
 }
 
 impl<S> Layer<S> for CallLayer {
     type Service = CallService<S>;
     fn layer(&self, inner: S) -> CallService<S> {
-        CallService { inner, stop: self.stop.clone() }
+        CallService { inner, stop: self.stop.clone(), running: self.running.clone() }
     }
 }
 
@@ -46,6 +50,7 @@ impl<S> Layer<S> for CallLayer {
 pub struct CallService<S> {
     inner: S,
     stop: CancellationToken,
+    running: TaskTracker,
 }
 
 impl<S, B> Service<http::Request<B>> for CallService<S>
@@ -54,15 +59,15 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = TrackedFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: http::Request<B>) -> S::Future {
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
         let path = request.uri().path_and_query().cloned();
         request.extensions_mut().insert(CallInfo { path, stop: self.stop.clone() });
-        self.inner.call(request)
+        self.running.track_future(self.inner.call(request))
     }
 }
