@@ -26,6 +26,7 @@ mod queue;
 mod read;
 mod redb_store;
 mod reserve;
+mod seal;
 mod sled_store;
 mod txn;
 mod versioned;

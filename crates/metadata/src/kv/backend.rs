@@ -21,9 +21,9 @@ pub trait MetaStore: Send + Sync {
     fn view(&self) -> Result<Box<dyn Read + '_>, StoreError>;
 
     /// Makes all of `batch` the state, atomically over all tables, and returns when it is on
-    /// disk. After an error the state is the one before, for readers and after a reopen; the next
+    /// disk. `old` is what the state holds for the keys of `batch`. After an error the state is the one before, for readers and after a reopen; the next
     /// commit may succeed, unless the error is [`StoreError::Stopped`]. One caller at a time.
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError>;
+    fn commit(&self, batch: &Batch, old: Batch) -> Result<(), StoreError>;
 
     /// Whether the space kept back for deletes is there; false: the disk is full, and only
     /// transactions entitled to the reserve should be committed.

@@ -10,11 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
 use super::memory::Memory;
+use super::overlay::Batch;
 use super::queue::{Job, Queue, Ran};
 use super::read::{Pair, Read, Table};
+use super::seal::{Audit, Audited, Mark, Seal};
 use super::txn::{Txn, Verdict, known};
 use super::versioned::Versioned;
-use super::{BackendKind, MetaStore, StoreError, panic_text, redb_store, sled_store, writer};
+use super::{BackendKind, MetaStore, StoreError, dir, panic_text, redb_store, sled_store, writer};
 
 /// How a store is opened.
 #[derive(Clone, Debug)]
@@ -23,11 +25,14 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Bytes kept back on the disk so that deletes work when it is full.
     pub reserve_bytes: u64,
+    /// Open also a store that has lost commits or entries, as long as it can be read. Once, on
+    /// the operator's word: what is not in the store is garbage to those who collect it.
+    pub accept_loss: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 2 << 20, reserve_bytes: 8 << 20 }
+        Self { cache_bytes: 2 << 20, reserve_bytes: 8 << 20, accept_loss: false }
     }
 }
 
@@ -41,6 +46,8 @@ struct Shared {
     /// Emptied by the close.
     held: Mutex<Option<Arc<Held>>>,
     tables: BTreeSet<Table>,
+    /// What lies in tables that are not among `tables`.
+    hidden: Seal,
     queue: Arc<Queue>,
     writer: Mutex<Option<JoinHandle<()>>>,
     closed: Mutex<mpsc::Receiver<Result<(), StoreError>>>,
@@ -51,7 +58,7 @@ impl Db {
     /// exist. `tables` are all that may be used. Blocking.
     ///
     /// [`StoreError::Locked`]: another process has it open, and did not let go within five
-    /// seconds. [`StoreError::Corrupt`]: it cannot be read; nothing was changed, and
+    /// seconds. [`StoreError::Corrupt`]: it cannot be read, or is less than what was committed;
     /// [`super::quarantine`] moves it away. [`StoreError::OtherBackend`]: it is of another kind.
     pub fn open(
         path: &Path,
@@ -59,11 +66,29 @@ impl Db {
         tables: &'static [Table],
         options: &Options,
     ) -> Result<Self, StoreError> {
-        let store: Box<dyn MetaStore> = match kind {
-            BackendKind::Sled => Box::new(sled_store::open(path, options)?),
-            BackendKind::Redb => Box::new(redb_store::open(path, tables, options)?),
+        dir::prepare(path, kind)?;
+        let (mark, reached) = Mark::open(path)?;
+        let known: BTreeSet<Table> = tables.iter().copied().collect();
+        let judge = |audit: Audit<'_>| -> Result<Audited, String> {
+            if options.accept_loss { Ok(audit.accept(reached)) } else { audit.finish(reached) }
         };
-        Self::over(store, tables)
+        let (store, audited): (Box<dyn MetaStore>, Audited) = match kind {
+            BackendKind::Sled => {
+                let (store, audited) = sled_store::open(path, &known, options, &judge)?;
+                (Box::new(store), audited)
+            }
+            BackendKind::Redb => {
+                let (store, audited) = redb_store::open(path, &known, options, &judge)?;
+                (Box::new(store), audited)
+            }
+        };
+        let mut seal = audited.seal;
+        if options.accept_loss {
+            tracing::warn!(entries = seal.entries, "the metadata store is taken as it is found");
+            writer::commit(&*store, &mut Batch::default(), &mut seal)?;
+            mark.write(seal.commits);
+        }
+        Self::start(store, known, Audited { seal, ..audited }, Some(mark))
     }
 
     /// A store that lives in memory, for tests.
@@ -71,9 +96,17 @@ impl Db {
         Self::over(Box::new(Versioned::new(Memory::default())), tables)
     }
 
-    /// A store over any backend.
+    /// A store over any backend, which starts empty.
     pub fn over(store: Box<dyn MetaStore>, tables: &'static [Table]) -> Result<Self, StoreError> {
-        let tables: BTreeSet<Table> = tables.iter().copied().collect();
+        Self::start(store, tables.iter().copied().collect(), Audited::default(), None)
+    }
+
+    fn start(
+        store: Box<dyn MetaStore>,
+        tables: BTreeSet<Table>,
+        audited: Audited,
+        mark: Option<Mark>,
+    ) -> Result<Self, StoreError> {
         let (sender, closed) = mpsc::channel();
         let held = Arc::new(Held { store: Some(store), closed: sender });
         let queue = Arc::new(Queue::default());
@@ -83,7 +116,7 @@ impl Db {
                 let (held, tables, queue) = (held.clone(), tables.clone(), queue.clone());
                 move || {
                     if let Some(store) = &held.store {
-                        writer::run(&**store, &tables, &queue);
+                        writer::run(&**store, &tables, &queue, audited.seal, mark.as_ref());
                     }
                 }
             })
@@ -91,6 +124,7 @@ impl Db {
         let shared = Shared {
             held: Mutex::new(Some(held)),
             tables,
+            hidden: audited.hidden,
             queue,
             writer: Mutex::new(Some(writer)),
             closed: Mutex::new(closed),
@@ -177,6 +211,29 @@ impl Db {
     /// The tables it was opened with, by name.
     pub fn tables(&self) -> impl Iterator<Item = Table> + '_ {
         self.shared.tables.iter().copied()
+    }
+
+    /// Adds up all entries of one state and compares with what was committed. Walks everything.
+    pub fn verify(&self) -> Result<(), StoreError> {
+        let held = lock(&self.shared.held).clone().ok_or(StoreError::Closed)?;
+        let view = held.store.as_ref().ok_or(StoreError::Closed)?.view()?;
+        let (stored, mut found) = (Seal::read(&*view)?, self.shared.hidden);
+        for table in &self.shared.tables {
+            view.for_each(*table, &[], None, &mut |key, value| {
+                found.add(table.0, &key, &value);
+                true
+            })?;
+        }
+        if (found.entries, found.sum) == (stored.entries, stored.sum) {
+            return Ok(());
+        }
+        Err(StoreError::Corrupt {
+            path: "(open)".into(),
+            detail: format!(
+                "{} entries were committed, {} are there, or some have changed",
+                stored.entries, found.entries
+            ),
+        })
     }
 
     /// Does what is queued, waits for reads that are running, and leaves the files clean and

@@ -111,12 +111,27 @@ impl StoreError {
         }
     }
 
+    /// After the failure `cause`, taking the commit back failed, too: what commits get until it
+    /// works. A full disk stays one to the caller.
+    pub(crate) fn stopped(cause: &Self, again: &Self) -> Self {
+        match cause {
+            Self::Full { what } => Self::Full { what: format!("{what}; {again}") },
+            other => Self::Stopped { detail: format!("{other}; {again}") },
+        }
+    }
+
     /// What a failpoint stands for: its argument is an errno, EIO when there is none. Used where
     /// failpoints are compiled in.
     #[allow(dead_code)]
     pub(crate) fn injected(errno: Option<String>) -> Self {
+        Self::io("failpoint", Self::injected_errno(errno))
+    }
+
+    /// As [`StoreError::injected`], as the operating system gives it.
+    #[allow(dead_code)]
+    pub(crate) fn injected_errno(errno: Option<String>) -> io::Error {
         let errno = errno.and_then(|text| text.parse().ok()).unwrap_or(5);
-        Self::io("failpoint", io::Error::from_raw_os_error(errno))
+        io::Error::from_raw_os_error(errno)
     }
 
     /// The kind the domain sees.

@@ -68,8 +68,8 @@ impl MetaStore for Versioned<Memory> {
         Ok(Box::new(Self::view(self)))
     }
 
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        Self::commit(self, batch)
+    fn commit(&self, batch: &Batch, old: Batch) -> Result<(), StoreError> {
+        Self::commit(self, batch, old)
     }
 
     fn size_on_disk(&self) -> Result<u64, StoreError> {

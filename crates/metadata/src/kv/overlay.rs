@@ -36,6 +36,15 @@ impl Batch {
         }
     }
 
+    /// What `state` holds for the keys recorded here.
+    pub fn old_values(&self, state: &dyn Read) -> Result<Self, StoreError> {
+        let mut old = Self::default();
+        for (table, key, _) in self.iter() {
+            old.set(table, key.clone(), state.get(table, key)?);
+        }
+        Ok(old)
+    }
+
     /// Whether nothing is recorded.
     pub fn is_empty(&self) -> bool {
         self.tables.values().all(BTreeMap::is_empty)

@@ -4,6 +4,7 @@
 //! opened anew, once no view uses the old handle, and what the failed commit may have left is
 //! taken back, so that both backends promise the same.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,14 +12,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redb::{
-    Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, TableDefinition,
+    Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition,
     TableHandle,
 };
 
 use super::overlay::Batch;
 use super::read::{Pair, Read, Table};
 use super::reserve::Reserve;
-use super::versioned::{differing, old_values};
+use super::seal::{self, Audit, Audited};
+use super::versioned::differing;
 use super::{BackendKind, MetaStore, Options, StoreError, dir};
 
 /// How long a failed commit waits for the views of the old handle before it leaves the rest to
@@ -41,14 +43,14 @@ struct State {
     /// It is being opened anew; views wait.
     reopening: bool,
     /// A failed commit: the values before it, and why it failed.
-    unsettled: Option<(Batch, String)>,
+    unsettled: Option<(Batch, StoreError)>,
 }
 
 /// The redb store.
 pub(crate) struct Redb {
     dir: PathBuf,
     path: PathBuf,
-    tables: &'static [Table],
+    tables: BTreeSet<Table>,
     options: Options,
     state: Mutex<State>,
     /// Signalled when a view or a reopening ends.
@@ -60,15 +62,20 @@ pub(crate) struct Redb {
     distrusted: AtomicBool,
 }
 
-/// Opens or makes the store in `dir`.
+/// Opens or makes the store in `dir`, which exists. `tables` are the known ones; `judge` adds the
+/// store up, and its error is damage.
 pub(crate) fn open(
     dir: &Path,
-    tables: &'static [Table],
+    tables: &BTreeSet<Table>,
     options: &Options,
-) -> Result<Redb, StoreError> {
-    dir::prepare(dir, BackendKind::Redb)?;
+    judge: &dyn Fn(Audit<'_>) -> Result<Audited, String>,
+) -> Result<(Redb, Audited), StoreError> {
     let path = dir.join(BackendKind::Redb.file());
     let db = open_unlocked(&path, tables, options)?;
+    let corrupt = |detail| StoreError::Corrupt { path: path.clone(), detail };
+    let mut audit = Audit::new(tables);
+    guarded(&path, || walk(&db, &mut audit))?;
+    let audited = judge(audit).map_err(corrupt)?;
     let file = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -77,41 +84,76 @@ pub(crate) fn open(
     let reserve = Reserve::new(options.reserve_bytes);
     reserve.top_up(&file);
     dir::sync(dir)?;
-    Ok(Redb {
+    let store = Redb {
         dir: dir.to_owned(),
         path,
-        tables,
+        tables: tables.clone(),
         options: options.clone(),
         state: Mutex::new(State { db: Some(Arc::new(db)), reopening: false, unsettled: None }),
         changed: Condvar::new(),
         file,
         reserve,
         distrusted: AtomicBool::new(false),
-    })
+    };
+    Ok((store, audited))
 }
 
-fn open_unlocked(path: &Path, tables: &[Table], options: &Options) -> Result<Database, StoreError> {
+/// Shows every entry of every table to `audit`.
+fn walk(db: &Database, audit: &mut Audit<'_>) -> Result<(), redb::Error> {
+    let txn = db.begin_read()?;
+    for table in txn.list_tables()? {
+        let open = txn.open_table(TableDefinition::<&[u8], &[u8]>::new(table.name()))?;
+        for pair in open.iter()? {
+            let (key, value) = pair?;
+            audit.entry(table.name(), key.value(), value.value());
+        }
+    }
+    Ok(())
+}
+
+/// Runs one call into redb; its panics, on damaged pages, and errors become ours.
+fn guarded<T, E: Into<redb::Error>>(
+    path: &Path,
+    call: impl FnOnce() -> Result<T, E>,
+) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(outcome) => outcome.map_err(|error| translate(path, error)),
+        Err(payload) => Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: format!("redb panicked: {}", super::panic_text(&*payload)),
+        }),
+    }
+}
+
+fn open_unlocked(
+    path: &Path,
+    tables: &BTreeSet<Table>,
+    options: &Options,
+) -> Result<Database, StoreError> {
     let cache = usize::try_from(options.cache_bytes).unwrap_or(usize::MAX);
     let mut attempt = 0;
     let db = loop {
-        match Database::builder().set_cache_size(cache).create(path) {
-            Err(DatabaseError::DatabaseAlreadyOpen) if attempt < LOCK_ATTEMPTS => attempt += 1,
-            outcome => break outcome.map_err(|error| translate(path, error))?,
+        match guarded(path, || Database::builder().set_cache_size(cache).create(path)) {
+            Err(StoreError::Locked { .. }) if attempt < LOCK_ATTEMPTS => attempt += 1,
+            outcome => break outcome?,
         }
         std::thread::sleep(LOCK_PAUSE);
     };
-    let known: Vec<String> = {
-        let txn = db.begin_read().map_err(|error| translate(path, error))?;
-        let listed = txn.list_tables().map_err(|error| translate(path, error))?;
-        listed.map(|table| table.name().to_owned()).collect()
-    };
-    if !tables.iter().all(|table| known.iter().any(|name| name == table.0)) {
-        let txn = db.begin_write().map_err(|error| translate(path, error))?;
-        for table in tables {
-            txn.open_table(definition(*table)).map_err(|error| translate(path, error))?;
+    guarded(path, || -> Result<(), redb::Error> {
+        let known: Vec<String> = {
+            let txn = db.begin_read()?;
+            txn.list_tables()?.map(|table| table.name().to_owned()).collect()
+        };
+        let mut wanted = tables.iter().chain([&seal::TABLE]);
+        if !wanted.all(|table| known.iter().any(|name| name == table.0)) {
+            let txn = db.begin_write()?;
+            for table in tables.iter().chain([&seal::TABLE]) {
+                txn.open_table(definition(*table))?;
+            }
+            txn.commit()?;
         }
-        txn.commit().map_err(|error| translate(path, error))?;
-    }
+        Ok(())
+    })?;
     Ok(db)
 }
 
@@ -148,21 +190,23 @@ impl Redb {
 
     fn write(&self, db: &Database, batch: &Batch) -> Result<(), StoreError> {
         fail::fail_point!("kv.commit/apply", |arg| Err(StoreError::injected(arg)));
-        let failed = |error: redb::Error| translate(&self.path, error);
-        let mut txn = db.begin_write().map_err(|error| failed(error.into()))?;
-        txn.set_durability(Durability::Immediate).map_err(|error| failed(error.into()))?;
-        for table in batch.tables() {
-            let mut open = txn.open_table(definition(table)).map_err(|e| failed(e.into()))?;
-            for (_, key, value) in batch.iter().filter(|(of, _, _)| *of == table) {
-                match value {
-                    Some(value) => open.insert(key.as_slice(), value.as_slice()).map(drop),
-                    None => open.remove(key.as_slice()).map(drop),
+        guarded(&self.path, || -> Result<(), redb::Error> {
+            let mut txn = db.begin_write()?;
+            txn.set_durability(Durability::Immediate)?;
+            for table in batch.tables() {
+                let mut open = txn.open_table(definition(table))?;
+                for (_, key, value) in batch.iter().filter(|(of, _, _)| *of == table) {
+                    match value {
+                        Some(value) => open.insert(key.as_slice(), value.as_slice()).map(drop)?,
+                        None => open.remove(key.as_slice()).map(drop)?,
+                    }
                 }
-                .map_err(|error| failed(error.into()))?;
             }
-        }
-        fail::fail_point!("kv.commit/flush", |arg| Err(StoreError::injected(arg)));
-        txn.commit().map_err(|error| failed(error.into()))?;
+            fail::fail_point!("kv.commit/flush", |arg| {
+                Err(redb::Error::Io(StoreError::injected_errno(arg)))
+            });
+            Ok(txn.commit()?)
+        })?;
         fail::fail_point!("kv.commit/fdatasync", |arg| {
             self.distrusted.store(true, Ordering::Relaxed);
             Err(StoreError::injected(arg))
@@ -175,8 +219,7 @@ impl Redb {
     fn take_back(&self) -> Result<(), StoreError> {
         let mut state = self.lock();
         let Some((old, cause)) = state.unsettled.clone() else { return Ok(()) };
-        let stopped =
-            |error: StoreError| StoreError::Stopped { detail: format!("{cause}; {error}") };
+        let stopped = |again: StoreError| StoreError::stopped(&cause, &again);
         // redb does not say whether it was a write or the flush that failed. Each descriptor is
         // told of a failed flush once, so ours still is.
         if self.file.sync_data().is_err() || self.distrusted.load(Ordering::Relaxed) {
@@ -202,7 +245,7 @@ impl Redb {
             // It may panic on what made it fail.
             let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
         }
-        let opened = open_unlocked(&self.path, self.tables, &self.options);
+        let opened = open_unlocked(&self.path, &self.tables, &self.options);
         let db = Arc::new(opened.map_err(stopped)?);
         let txn = db.begin_read().map_err(|error| stopped(translate(&self.path, error)))?;
         let back = {
@@ -225,15 +268,14 @@ impl MetaStore for Redb {
         Ok(Box::new(View { txn: Some(txn), db: Some(db), store: self }))
     }
 
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+    fn commit(&self, batch: &Batch, old: Batch) -> Result<(), StoreError> {
         let unsettled = self.lock().unsettled.is_some();
         if unsettled {
             self.take_back()?;
         }
-        let old = old_values(&*self.view()?, batch)?;
         let outcome = self.write(&*self.db()?, batch);
         if let Err(error) = &outcome {
-            self.lock().unsettled = Some((old, error.to_string()));
+            self.lock().unsettled = Some((old, error.clone()));
             if let Err(again) = self.take_back() {
                 tracing::error!(error = %again, "the failed commit is not taken back yet");
             }
@@ -275,9 +317,10 @@ impl View<'_> {
 
 impl Read for View<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let found = self.table(table)?.get(key);
-        let found = found.map_err(|error| translate(&self.store.path, error))?;
-        Ok(found.map(|value| value.value().to_vec()))
+        let open = self.table(table)?;
+        guarded(&self.store.path, || {
+            open.get(key).map(|found| found.map(|value| value.value().to_vec()))
+        })
     }
 
     fn scan(
@@ -291,19 +334,16 @@ impl Read for View<'_> {
             return Ok(Vec::new());
         }
         let open = self.table(table)?;
-        let range = match end {
-            Some(end) => open.range::<&[u8]>(start..end),
-            None => open.range::<&[u8]>(start..),
-        };
-        let failed = |error: redb::StorageError| translate(&self.store.path, error);
-        range
-            .map_err(failed)?
-            .take(limit)
-            .map(|pair| {
-                pair.map(|(key, value)| (key.value().to_vec(), value.value().to_vec()))
-                    .map_err(failed)
-            })
-            .collect()
+        guarded(&self.store.path, || {
+            let range = match end {
+                Some(end) => open.range::<&[u8]>(start..end),
+                None => open.range::<&[u8]>(start..),
+            };
+            range?
+                .take(limit)
+                .map(|pair| pair.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+                .collect::<Result<Vec<Pair>, redb::StorageError>>()
+        })
     }
 }
 

@@ -13,6 +13,7 @@
 //! One tree holds all tables: key = table, NUL, key. So an atomic batch of sled is an atomic batch
 //! over tables. Invariant: table names hold no NUL.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ use super::flush::flush;
 use super::overlay::Batch;
 use super::read::{Pair, Read, Table, prefix_end};
 use super::reserve::Reserve;
+use super::seal::{Audit, Audited};
 use super::versioned::{Live, Versioned};
 use super::{BackendKind, MetaStore, Options, StoreError, dir};
 
@@ -50,10 +52,17 @@ pub(crate) struct Sled {
     distrusted: AtomicBool,
 }
 
-/// Opens or makes the store in `dir`.
-pub(crate) fn open(dir: &Path, options: &Options) -> Result<Versioned<Sled>, StoreError> {
-    dir::prepare(dir, BackendKind::Sled)?;
-    let db = open_hardened(dir, options)?;
+/// How to add the store up when it has been opened; its error is damage.
+type Judge<'a> = &'a dyn Fn(Audit<'_>) -> Result<Audited, String>;
+
+/// Opens or makes the store in `dir`, which exists. `tables` are the known ones.
+pub(crate) fn open(
+    dir: &Path,
+    tables: &BTreeSet<Table>,
+    options: &Options,
+    judge: Judge<'_>,
+) -> Result<(Versioned<Sled>, Audited), StoreError> {
+    let (db, audited) = open_hardened(dir, options, &|db| audit(dir, db, tables, judge))?;
     let path = dir.join(BackendKind::Sled.file());
     let file = OpenOptions::new()
         .read(true)
@@ -64,39 +73,51 @@ pub(crate) fn open(dir: &Path, options: &Options) -> Result<Versioned<Sled>, Sto
     reserve.top_up(&file);
     file.sync_all().map_err(|error| StoreError::io("sync the metadata store", error))?;
     dir::sync(dir)?;
-    Ok(Versioned::new(Sled {
+    let live = Sled {
         dir: dir.to_owned(),
         options: options.clone(),
         db: RwLock::new(Some(db)),
         file,
         reserve,
         distrusted: AtomicBool::new(false),
-    }))
+    };
+    Ok((Versioned::new(live), audited))
 }
 
-/// One open with every remedy that loses nothing.
-fn open_hardened(dir: &Path, options: &Options) -> Result<sled::Db, StoreError> {
-    for leftover in dir::files(dir, |name| name.ends_with(".generating"))? {
-        tracing::warn!(path = %leftover.display(), "removing an unfinished snapshot");
-        remove(&leftover)?;
-    }
+/// One open with every remedy that loses nothing, each at most once.
+fn open_hardened<T>(
+    dir: &Path,
+    options: &Options,
+    examine: &dyn Fn(&sled::Db) -> Result<T, StoreError>,
+) -> Result<(sled::Db, T), StoreError> {
     let spare = dir.join(SPARE_FILE);
-    let opened = match open_unlocked(dir, options) {
-        Err(StoreError::Full { .. }) if spare.exists() => {
-            tracing::warn!("disk full: opening the metadata store with its spare space");
-            remove(&spare)?;
-            open_unlocked(dir, options)
+    let (mut may_free, mut may_set_aside) = (spare.exists(), true);
+    loop {
+        // Before every attempt: a failed one leaves its own.
+        for leftover in dir::files(dir, |name| name.ends_with(".generating"))? {
+            tracing::warn!(path = %leftover.display(), "removing an unfinished snapshot");
+            remove(&leftover)?;
         }
-        Err(StoreError::Corrupt { detail, .. }) if set_snapshots_aside(dir)? => {
-            tracing::warn!(detail, "the metadata store's snapshot is damaged: reading the log");
-            open_unlocked(dir, options)
+        let opened = open_unlocked(dir, options);
+        match opened.and_then(|db| examine(&db).map(|examined| (db, examined))) {
+            Ok(opened) => {
+                make_spare(&spare);
+                return Ok(opened);
+            }
+            Err(StoreError::Full { .. }) if may_free => {
+                tracing::warn!("disk full: opening the metadata store with its spare space");
+                may_free = false;
+                remove(&spare)?;
+            }
+            Err(StoreError::Corrupt { detail, .. })
+                if may_set_aside && set_snapshots_aside(dir)? =>
+            {
+                tracing::warn!(detail, "metadata store damaged: reading the log without snapshot");
+                may_set_aside = false;
+            }
+            Err(error) => return Err(error),
         }
-        other => other,
-    };
-    if opened.is_ok() {
-        make_spare(&spare);
     }
-    opened
 }
 
 /// Moves all snapshots out of sled's sight; false: there was none.
@@ -123,6 +144,43 @@ fn open_unlocked(dir: &Path, options: &Options) -> Result<sled::Db, StoreError> 
         }
         std::thread::sleep(LOCK_PAUSE);
     }
+}
+
+/// Reads everything once and adds it up.
+fn audit(
+    dir: &Path,
+    db: &sled::Db,
+    tables: &BTreeSet<Table>,
+    judge: Judge<'_>,
+) -> Result<Audited, StoreError> {
+    let corrupt = |detail| StoreError::Corrupt { path: dir.to_owned(), detail };
+    let mut audit = Audit::new(tables);
+    let mut strange = None;
+    guarded(dir, || {
+        for pair in db.iter() {
+            let (full, value) = pair?;
+            match split_key(&full) {
+                Some((table, key)) => audit.entry(table, key, &value),
+                None => strange = Some(full),
+            }
+        }
+        Ok(())
+    })?;
+    match strange {
+        Some(key) => Err(corrupt(format!("a key of no table: {key:?}"))),
+        None => judge(audit).map_err(corrupt),
+    }
+}
+
+/// Table and key of a key in the one tree.
+fn split_key(full: &[u8]) -> Option<(&str, &[u8])> {
+    let end = full.iter().position(|byte| *byte == 0)?;
+    Some((std::str::from_utf8(&full[..end]).ok()?, &full[end + 1..]))
+}
+
+/// Whether an open finds as much space as the spare file would give.
+fn room(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) >= SPARE_BYTES)
 }
 
 fn make_spare(path: &Path) {
@@ -272,11 +330,17 @@ impl Live for Sled {
             self.distrusted.store(true, Ordering::Relaxed);
             return Err(StoreError::Stopped { detail: "a disk flush failed".to_owned() });
         }
+        // Reads can do with the dead handle; an open without room would leave none.
+        let spare = self.dir.join(SPARE_FILE);
+        if !spare.exists() && !room(&self.dir) {
+            return Err(StoreError::Full { what: "no room to open the store anew".to_owned() });
+        }
         let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
         let old = db.take();
         // Its drop flushes, unless a write has failed, and may panic on what made it fail.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
-        *db = Some(open_hardened(&self.dir, &self.options)?);
+        let (reopened, ()) = open_hardened(&self.dir, &self.options, &|_| Ok(()))?;
+        *db = Some(reopened);
         Ok(())
     }
 }
@@ -286,8 +350,8 @@ impl MetaStore for Versioned<Sled> {
         Ok(Box::new(Self::view(self)))
     }
 
-    fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
-        Self::commit(self, batch)
+    fn commit(&self, batch: &Batch, old: Batch) -> Result<(), StoreError> {
+        Self::commit(self, batch, old)
     }
 
     fn has_reserve(&self) -> bool {

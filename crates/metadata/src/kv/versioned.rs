@@ -39,7 +39,7 @@ struct History {
     /// The newest commit that is on disk.
     durable: u64,
     /// The last undo record has yet to be written back, because of this.
-    unsettled: Option<String>,
+    unsettled: Option<StoreError>,
 }
 
 /// A [`Live`] store with views.
@@ -71,11 +71,10 @@ impl<S: Live> Versioned<S> {
     }
 
     /// See [`super::MetaStore::commit`].
-    pub(crate) fn commit(&self, batch: &Batch) -> Result<(), StoreError> {
+    pub(crate) fn commit(&self, batch: &Batch, old: Batch) -> Result<(), StoreError> {
         if self.read().unsettled.is_some() {
             self.take_back()?;
         }
-        let old = old_values(&self.live, batch)?;
         let applied = {
             let mut history = self.write();
             let number = history.durable + 1;
@@ -90,7 +89,7 @@ impl<S: Live> Versioned<S> {
                 Ok(())
             }
             Err(error) => {
-                self.write().unsettled = Some(error.to_string());
+                self.write().unsettled = Some(error.clone());
                 if let Err(again) = self.take_back() {
                     tracing::error!(error = %again, "the failed commit is not taken back yet");
                 }
@@ -103,8 +102,7 @@ impl<S: Live> Versioned<S> {
     fn take_back(&self) -> Result<(), StoreError> {
         let mut history = self.write();
         let Some(cause) = history.unsettled.clone() else { return Ok(()) };
-        let stopped =
-            |error: StoreError| StoreError::Stopped { detail: format!("{cause}; {error}") };
+        let stopped = |again: StoreError| StoreError::stopped(&cause, &again);
         self.live.reopen().map_err(stopped)?;
         if let Some((_, old)) = history.undo.back() {
             let back = differing(&self.live, old).map_err(stopped)?;
@@ -138,15 +136,6 @@ impl<S: Live> Versioned<S> {
     fn views(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, usize>> {
         self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What `state` holds for the keys that `batch` writes.
-pub(crate) fn old_values(state: &dyn Read, batch: &Batch) -> Result<Batch, StoreError> {
-    let mut old = Batch::default();
-    for (table, key, _) in batch.iter() {
-        old.set(table, key.clone(), state.get(table, key)?);
-    }
-    Ok(old)
 }
 
 /// The writes that bring `state` to `old` for the keys of `old`.

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::overlay::{Batch, Overlay};
 use super::queue::{Job, Queue, Ran, Reply};
 use super::read::Table;
+use super::seal::{Mark, Seal};
 use super::txn::{AfterCommit, Txn};
 use super::{MetaStore, StoreError};
 
@@ -18,8 +19,14 @@ const GROUP_MAX: usize = 256;
 /// Bytes per group. A group is the unit that the space kept back must be able to hold.
 const GROUP_BYTES_MAX: usize = 1 << 20;
 
-/// Serves `queue` until it is closed and empty.
-pub(crate) fn run(store: &dyn MetaStore, tables: &BTreeSet<Table>, queue: &Queue) {
+/// Serves `queue` until it is closed and empty. `seal` is that of the store's state.
+pub(crate) fn run(
+    store: &dyn MetaStore,
+    tables: &BTreeSet<Table>,
+    queue: &Queue,
+    mut seal: Seal,
+    mark: Option<&Mark>,
+) {
     while let Some(job) = queue.next() {
         let mut group = Group::default();
         let mut next = Some(job);
@@ -29,8 +36,21 @@ pub(crate) fn run(store: &dyn MetaStore, tables: &BTreeSet<Table>, queue: &Queue
                 next = queue.try_next();
             }
         }
-        group.end(store);
+        group.end(store, &mut seal, mark);
     }
+}
+
+/// Commits `writes` under the next seal.
+pub(crate) fn commit(
+    store: &dyn MetaStore,
+    writes: &mut Batch,
+    seal: &mut Seal,
+) -> Result<(), StoreError> {
+    let mut old = writes.old_values(&*store.view()?)?;
+    let next = seal.stamp(writes, &mut old);
+    store.commit(writes, old)?;
+    *seal = next;
+    Ok(())
 }
 
 #[derive(Default)]
@@ -68,8 +88,16 @@ impl Group {
         self.replies.push((reply, outcome));
     }
 
-    fn end(self, store: &dyn MetaStore) {
-        let committed = if self.writes.is_empty() { Ok(()) } else { store.commit(&self.writes) };
+    fn end(mut self, store: &dyn MetaStore, seal: &mut Seal, mark: Option<&Mark>) {
+        let committed = if self.writes.is_empty() {
+            Ok(())
+        } else {
+            commit(store, &mut self.writes, seal).inspect(|()| {
+                if let Some(mark) = mark {
+                    mark.write(seal.commits);
+                }
+            })
+        };
         if let Err(error) = &committed {
             tracing::error!(%error, closures = self.replies.len(), "metadata commit failed");
         } else {

@@ -23,7 +23,11 @@ fn open(dir: &Path, kind: BackendKind) -> Db {
 }
 
 fn try_open(dir: &Path, kind: BackendKind) -> Result<Db, StoreError> {
-    Db::open(&dir.join("meta"), kind, TABLES, &Options::default())
+    let mut options = Options::default();
+    if let Some(bytes) = std::env::var("GANTRY_KV_RESERVE").ok().and_then(|n| n.parse().ok()) {
+        options.reserve_bytes = bytes;
+    }
+    Db::open(&dir.join("meta"), kind, TABLES, &options)
 }
 
 /// An update that commits.
