@@ -9,6 +9,7 @@
 //! transaction is written in it; every namespaced store takes a [`gantry_core::Cx`].
 //! Must not: know tonic; do I/O or read the clock within a transaction.
 
+pub mod check;
 mod codec;
 pub mod collect;
 pub mod intent;
