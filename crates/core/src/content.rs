@@ -6,7 +6,7 @@
 //!
 //! Contract of every implementation (the suite in `gantry-conformance` runs it):
 //! - one open writer per ref and namespace; a second one is `Unavailable` until the first is
-//!   dropped, in whatever way;
+//!   dropped, in whatever way, or has committed, with whatever outcome;
 //! - a dropped writer keeps its data; opening the ref again resumes it;
 //! - a failed commit (`FailedPrecondition`) keeps the ingest; a commit of existing content is
 //!   `AlreadyExists`, removes the ingest and leases the blob;
@@ -125,8 +125,9 @@ pub trait Writer: Send + Sync {
     async fn write(&mut self, data: Bytes) -> Result<()>;
     /// Cuts the ingest to `size` bytes; only 0 is supported besides the current offset.
     async fn truncate(&mut self, size: u64) -> Result<()>;
-    /// Makes the blob. `size` 0 and `expected` `None` are not checked. On `FailedPrecondition`
-    /// the ingest stays; on success or `AlreadyExists` it is gone.
+    /// Makes the blob. `size` 0 and `expected` `None` are not checked. On success or
+    /// `AlreadyExists` the ingest is gone; on any other failure it stays, to be resumed by opening
+    /// the ref again. Either way this writer is closed and its ref is free when this returns.
     async fn commit(
         &mut self,
         cx: &Cx,

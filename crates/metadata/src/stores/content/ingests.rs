@@ -229,16 +229,17 @@ pub fn commit(tx: &mut Tx<'_, '_>, cx: &Cx, new: Commit) -> Result<()> {
     leases::hold(tx, cx, CONTENT_KIND, new.digest.as_str())?;
     leases::release(tx, cx, INGEST_KIND, new.reference.as_str())?;
     tx.delete(INGEST, &key(namespace, &new.reference))?;
+    let now = tx.now();
+    // Also when the content exists: the file is in place now, whatever was there before.
+    if blobs::blob(tx.view(), &new.digest)?.is_none_or(|b| b.size != new.size) {
+        let blob = Blob { digest: new.digest.clone(), size: new.size, created_at: now };
+        tx.put(BLOB, &blob_key(&new.digest), &blob)?;
+    }
     if blobs::find(tx.view(), namespace, &new.digest)?.is_some() {
         tx.keep_on_error();
         return Err(exists(&new.digest));
     }
     namespaces::ensure(tx, namespace)?;
-    let now = tx.now();
-    if blobs::blob(tx.view(), &new.digest)?.is_none_or(|b| b.size != new.size) {
-        let blob = Blob { digest: new.digest.clone(), size: new.size, created_at: now };
-        tx.put(BLOB, &blob_key(&new.digest), &blob)?;
-    }
     let info = Info {
         digest: new.digest.clone(),
         size: new.size,
