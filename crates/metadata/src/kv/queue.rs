@@ -66,6 +66,13 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Closes the queue and drops what is in it, which answers every caller: the writer is gone.
+    pub(crate) fn abandon(&self) {
+        self.close();
+        let jobs = std::mem::take(&mut self.lock().jobs);
+        drop(jobs);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

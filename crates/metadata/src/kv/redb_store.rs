@@ -205,12 +205,12 @@ impl Redb {
             fail::fail_point!("kv.commit/flush", |arg| {
                 Err(redb::Error::Io(StoreError::injected_errno(arg)))
             });
+            fail::fail_point!("kv.commit/fdatasync", |arg| {
+                self.distrusted.store(true, Ordering::Relaxed);
+                Err(redb::Error::Io(StoreError::injected_errno(arg)))
+            });
             Ok(txn.commit()?)
         })?;
-        fail::fail_point!("kv.commit/fdatasync", |arg| {
-            self.distrusted.store(true, Ordering::Relaxed);
-            Err(StoreError::injected(arg))
-        });
         self.reserve.top_up(&self.file);
         Ok(())
     }

@@ -27,6 +27,7 @@ pub(crate) fn run(
     mut seal: Seal,
     mark: Option<&Mark>,
 ) {
+    let _abandon = Abandon(queue);
     while let Some(job) = queue.next() {
         let mut group = Group::default();
         let mut next = Some(job);
@@ -37,6 +38,15 @@ pub(crate) fn run(
             }
         }
         group.end(store, &mut seal, mark);
+    }
+}
+
+/// Leaves nobody waiting when the thread ends, however it does.
+struct Abandon<'a>(&'a Queue);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 
