@@ -109,7 +109,7 @@ pub(crate) fn apply<R: BufRead>(
         crate::failpoint("diff.apply/entry").map_err(ApplyError::Stopped)?;
         apply.entry(&mut state, &entry, &mut reader)?;
     }
-    state.set_dir_times().map_err(io_error("set the times of", b"directories"))
+    state.finish().map_err(io_error("finish", b"directories"))
 }
 
 struct Apply<'a> {
@@ -231,8 +231,8 @@ impl Apply<'_> {
                 segment = segments.as_mut().and_then(Iterator::next).copied();
             }
             self.bytes += count as u64;
-            if self.limits.bytes_max.is_some_and(|max| self.bytes > max) {
-                let what = format!("the layer holds more than {:?} bytes", self.limits.bytes_max);
+            if let Some(max) = self.limits.bytes_max.filter(|max| self.bytes > *max) {
+                let what = format!("the layer holds more than {max} bytes");
                 return Err(entry_error(&entry.name, what));
             }
         }

@@ -103,12 +103,12 @@ pub(crate) fn file_type(stat: &Stat) -> FileType {
 
 /// Walks to the directory that `components` lead to and lets `missing` make what is not there.
 ///
-/// `missing` gets the parent, the cleaned path of what is missing without symlinks, its name, and
-/// what stands in its place, if anything does; it returns whether a directory stands there now.
+/// `missing` gets the parent, the name, and what stands in its place, if anything does; it returns
+/// whether a directory stands there now.
 pub(crate) fn make_dirs(
     root: BorrowedFd<'_>,
     components: &[&[u8]],
-    mut missing: impl FnMut(&Dir, &[Vec<u8>], &[u8], Option<&Stat>) -> io::Result<bool>,
+    mut missing: impl FnMut(&Dir, &[u8], Option<&Stat>) -> io::Result<bool>,
 ) -> io::Result<Dir> {
     let mut resolved: Vec<Vec<u8>> = Vec::new();
     let mut pending: VecDeque<Vec<u8>> = components.iter().map(|c| c.to_vec()).collect();
@@ -141,7 +141,7 @@ pub(crate) fn make_dirs(
                 continue;
             }
             _ => {
-                if !missing(&current, &resolved, &name, found.as_ref())? {
+                if !missing(&current, &name, found.as_ref())? {
                     return Err(Errno::NOTDIR.into());
                 }
             }

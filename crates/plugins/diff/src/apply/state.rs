@@ -13,7 +13,7 @@ use rustix::fs::{FileType, Timespec};
 use rustix::io::Errno;
 
 use super::path::{self, Dir, DirId, file_type};
-use super::{Layout, Upper, tree, whiteout};
+use super::{Layout, tree, whiteout};
 
 /// See the module.
 pub(super) struct State<'a> {
@@ -21,8 +21,10 @@ pub(super) struct State<'a> {
     layout: Layout,
     /// The directory entered last.
     parent: Dir,
-    /// Its name; `None` when the name may lead elsewhere by now.
-    parent_name: Option<Vec<u8>>,
+    /// Its name.
+    parent_name: Vec<u8>,
+    /// Whether its name may lead elsewhere by now.
+    stale: bool,
     made: Made,
 }
 
@@ -31,6 +33,8 @@ pub(super) struct State<'a> {
 struct Made {
     /// Names by directory; kept by an opaque whiteout, wherever it stands in the archive.
     names: HashMap<DirId, HashSet<Box<[u8]>>>,
+    /// Whiteouts of an overlay by the cleaned path of their directory.
+    whiteouts: HashMap<Vec<u8>, Vec<Box<[u8]>>>,
     /// Times by cleaned path, set last.
     times: Vec<(Vec<u8>, DirId, Timestamps)>,
 }
@@ -38,7 +42,14 @@ struct Made {
 impl<'a> State<'a> {
     pub(super) fn new(root: BorrowedFd<'a>, layout: Layout) -> io::Result<Self> {
         let parent = path::open_dir(root, &[])?;
-        Ok(Self { root, layout, parent, parent_name: Some(Vec::new()), made: Made::default() })
+        Ok(Self {
+            root,
+            layout,
+            parent,
+            parent_name: Vec::new(),
+            stale: false,
+            made: Made::default(),
+        })
     }
 
     /// Attributes that belong to the overlay the root is a part of.
@@ -52,19 +63,21 @@ impl<'a> State<'a> {
     /// Goes to the directory `components`, making what is missing.
     pub(super) fn enter(&mut self, components: &[&[u8]]) -> io::Result<()> {
         let name = components.join(&b'/');
-        if self.parent_name.as_ref() == Some(&name) {
+        if self.parent_name == name && !self.stale {
             return Ok(());
         }
         self.parent = match path::open_dir(self.root, components) {
             Err(error) if missing(&error) => {
+                let root = path::open_dir(self.root, &[])?;
                 let (layout, made) = (&self.layout, &mut self.made);
-                path::make_dirs(self.root, components, |dir, above, name, found| {
-                    make_parent(layout, made, dir, above, name, found)
+                path::make_dirs(self.root, components, |dir, name, found| {
+                    make_parent(layout, made, &root, dir, name, found)
                 })?
             }
             result => result?,
         };
-        self.parent_name = Some(name);
+        self.parent_name = name;
+        self.stale = false;
         Ok(())
     }
 
@@ -124,6 +137,8 @@ impl<'a> State<'a> {
             return Ok(());
         }
         whiteout::make(&self.parent, name)?;
+        let made = self.made.whiteouts.entry(self.parent_name.clone());
+        made.or_default().push(name.into());
         let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         Ok(rustix::fs::chownat(&self.parent, name, owner.0, owner.1, flags)?)
@@ -133,7 +148,7 @@ impl<'a> State<'a> {
     pub(super) fn make_opaque(&mut self) -> io::Result<()> {
         match &self.layout {
             Layout::Merged => {
-                self.parent_name = None;
+                self.stale = true;
                 let names = &self.made.names;
                 let keep = |dir, name: &[u8]| {
                     names.get(&dir).is_some_and(|names: &HashSet<Box<[u8]>>| names.contains(name))
@@ -164,8 +179,36 @@ impl<'a> State<'a> {
         self.made.times.push((path.to_vec(), id, times));
     }
 
+    /// Ends the apply.
+    pub(super) fn finish(&self) -> io::Result<()> {
+        self.drop_vain_whiteouts()?;
+        self.set_dir_times()
+    }
+
+    /// Removes whiteouts where nothing of a lower layer could be hidden: the overlay would show
+    /// them. Last, since any later entry may change what is hidden.
+    fn drop_vain_whiteouts(&self) -> io::Result<()> {
+        let Layout::Upper(upper) = &self.layout else { return Ok(()) };
+        let root = path::open_dir(self.root, &[])?;
+        for (path, names) in &self.made.whiteouts {
+            let dir = match path::open_dir(self.root, &[path]) {
+                Err(error) if missing(&error) || is(&error, Errno::LOOP) => continue,
+                result => result?,
+            };
+            if dir.id == root.id || whiteout::merged_with(upper, &root, &dir)?.is_some() {
+                continue;
+            }
+            for name in names {
+                if path::stat(&dir, name)?.is_some_and(|stat| whiteout::is(&stat)) {
+                    rustix::fs::unlinkat(&dir, &name[..], AtFlags::empty())?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Sets the times remembered, but for directories that have been removed or replaced since.
-    pub(super) fn set_dir_times(&self) -> io::Result<()> {
+    fn set_dir_times(&self) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         for (path, id, times) in &self.made.times {
             match path::open_in_root(self.root, path, flags, ResolveFlags::empty()) {
@@ -184,7 +227,7 @@ impl<'a> State<'a> {
 
     fn remove(&mut self, name: &[u8]) -> io::Result<()> {
         // Directories and symlinks are what names lead through.
-        self.parent_name = None;
+        self.stale = true;
         tree::remove(&self.parent, name).map(|_| ())
     }
 }
@@ -193,8 +236,8 @@ impl<'a> State<'a> {
 fn make_parent(
     layout: &Layout,
     made: &mut Made,
+    root: &Dir,
     dir: &Dir,
-    above: &[Vec<u8>],
     name: &[u8],
     found: Option<&Stat>,
 ) -> io::Result<bool> {
@@ -215,13 +258,9 @@ fn make_parent(
         }
         Layout::Upper(upper) if hidden => whiteout::mark_opaque(upper, &new)?,
         Layout::Upper(upper) => {
-            let mut path = above.join(&b'/');
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name);
-            if let Some(times) = copy_from_below(upper, &path, &new)? {
-                made.times.push((path, new.id, times));
+            if let Some(below) = whiteout::merged_with(upper, root, &new)? {
+                let times = copy_dir(&below, &new)?;
+                made.times.push((whiteout::path_below(root, &new)?, new.id, times));
             }
         }
     }
@@ -229,37 +268,25 @@ fn make_parent(
 }
 
 /// Gives `new` owner, mode and attributes of the directory it covers; returns its times.
-fn copy_from_below(upper: &Upper, path: &[u8], new: &Dir) -> io::Result<Option<Timestamps>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    for lower in &upper.lowers {
-        use std::os::fd::AsFd as _;
-        let below = match path::open_in_root(lower.as_fd(), path, flags, ResolveFlags::empty()) {
-            Ok(fd) => fd,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            // Replaced or removed there: what lies deeper is not seen.
-            Err(error) if missing(&error) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let stat = rustix::fs::fstat(&below)?;
-        let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-        rustix::fs::fchown(new, Some(owner.0), Some(owner.1))?;
-        for (key, value) in crate::xattr::list(&below)? {
-            if key.starts_with(b"trusted.") || key.starts_with(b"user.overlay.") {
-                continue;
-            }
-            match rustix::fs::fsetxattr(new, &key[..], &value, XattrFlags::empty()) {
-                Ok(()) | Err(Errno::OPNOTSUPP) => {}
-                Err(error) => return Err(error.into()),
-            }
+fn copy_dir(below: &Dir, new: &Dir) -> io::Result<Timestamps> {
+    let stat = rustix::fs::fstat(below)?;
+    let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::fchown(new, Some(owner.0), Some(owner.1))?;
+    for (key, value) in crate::xattr::list(below)? {
+        if key.starts_with(b"trusted.") || key.starts_with(b"user.overlay.") {
+            continue;
         }
-        rustix::fs::fchmod(new, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-        let time = |secs, nanos: u64| Timespec { tv_sec: secs, tv_nsec: nanos.cast_signed() };
-        return Ok(Some(Timestamps {
-            last_access: time(stat.st_atime, stat.st_atime_nsec),
-            last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-        }));
+        match rustix::fs::fsetxattr(new, &key[..], &value, XattrFlags::empty()) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(None)
+    rustix::fs::fchmod(new, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    let time = |secs, nanos: u64| Timespec { tv_sec: secs, tv_nsec: nanos.cast_signed() };
+    Ok(Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    })
 }
 
 /// Whether a path does not lead to a directory because something is not there, or is a file.

@@ -34,9 +34,14 @@ impl<R: BufRead> Reader<R> {
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, ArchiveError> {
         let mut records = Records::default();
         let (mut long_name, mut long_link) = (None, None);
+        let mut described = false;
         for _ in 0..EXTENSIONS_MAX {
             self.skip_data()?;
-            let Some(header) = self.header()? else { return Ok(None) };
+            let Some(header) = self.header()? else {
+                let within = "the headers of an entry";
+                return if described { Err(ArchiveError::Truncated { within }) } else { Ok(None) };
+            };
+            described |= matches!(header.type_flag(), b'x' | b'L' | b'K');
             match header.type_flag() {
                 b'x' => {
                     let data = self.extension(&header)?;

@@ -2,7 +2,9 @@
 //! memory, archives built entry by entry, trees as text.
 
 mod diffs;
+mod hostile;
 mod layers;
+mod tricks;
 
 mod store;
 mod support;

@@ -22,18 +22,70 @@ pub(super) fn cx() -> Cx {
 }
 
 /// An archive in the making. Entries are owned by root, from second 1000, with usual modes.
-pub(super) struct Layer(Writer<Vec<u8>>);
+#[derive(Clone)]
+pub(super) struct Layer(Vec<u8>);
+
+impl std::fmt::Debug for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut archive = tar::Archive::new(&self.0[..]);
+        let entries = archive.entries().unwrap().map(|e| {
+            let e = e.unwrap();
+            let kind = e.header().entry_type().as_byte() as char;
+            format!("{kind} {} {:o}", e.path().unwrap().display(), e.header().mode().unwrap())
+        });
+        f.debug_list().entries(entries).finish()
+    }
+}
 
 impl Layer {
     pub(super) fn new() -> Self {
-        Self(Writer::new(Vec::new()))
+        Self(Vec::new())
     }
     pub(super) fn entry(mut self, entry: &Entry, data: &[u8]) -> Self {
-        self.0.begin(entry).unwrap();
+        let mut writer = Writer::new(&mut self.0);
+        writer.begin(entry).unwrap();
         if entry.size > 0 {
-            self.0.data(data).unwrap();
+            writer.data(data).unwrap();
         }
         self
+    }
+    /// A header as no writer of ours makes it, with padded data.
+    pub(super) fn raw(
+        mut self,
+        flag: u8,
+        name: &str,
+        size: u64,
+        data: &[u8],
+        change: impl FnOnce(&mut tar::Header),
+    ) -> Self {
+        let mut header = tar::Header::new_ustar();
+        header.as_mut_bytes()[..name.len().min(100)]
+            .copy_from_slice(&name.as_bytes()[..name.len().min(100)]);
+        header.set_entry_type(tar::EntryType::new(flag));
+        header.set_size(size);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1000);
+        change(&mut header);
+        header.set_cksum();
+        self.0.extend_from_slice(header.as_bytes());
+        self.0.extend_from_slice(data);
+        let padded = self.0.len().next_multiple_of(512);
+        self.0.resize(padded, 0);
+        self
+    }
+    /// An extended header with these records.
+    pub(super) fn pax(self, records: &[(&str, &str)]) -> Self {
+        let mut data = Vec::new();
+        for (key, value) in records {
+            let rest = format!(" {key}={value}\n");
+            let length = (1..10).map(|digits| rest.len() + digits);
+            let length = length.clone().find(|n| n.to_string().len() + rest.len() == *n).unwrap();
+            data.extend_from_slice(format!("{length}{rest}").as_bytes());
+        }
+        let size = data.len() as u64;
+        self.raw(b'x', "PaxHeaders/x", size, &data, |_| {})
     }
     pub(super) fn file(self, name: &str, data: &str) -> Self {
         let size = data.len() as u64;
@@ -51,8 +103,9 @@ impl Layer {
     pub(super) fn hide(self, name: &str) -> Self {
         self.file(name, "")
     }
-    pub(super) fn bytes(self) -> Vec<u8> {
-        self.0.finish().unwrap()
+    pub(super) fn bytes(mut self) -> Vec<u8> {
+        self.0.resize(self.0.len() + 1024, 0);
+        self.0
     }
 }
 
