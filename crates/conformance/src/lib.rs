@@ -10,3 +10,4 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod content;
+pub mod snapshots;

@@ -117,7 +117,7 @@ impl<D: Driver + 'static> Inner<D> {
     }
 
     fn open_snapshot(&self, request: &Request) -> Result<Vec<Mount>> {
-        failpoint!("snapshot.prepare/before-folder");
+        try_fail_point!("snapshot.prepare/before-folder");
         let parents = match self.metadata.read_blocking(|v| self.parents_if_free(v, request))? {
             Some(parents) => parents,
             None => self.lease_what_is_in_the_way(request)?,
@@ -158,7 +158,7 @@ impl<D: Driver + 'static> Inner<D> {
             return Err(error);
         }
         let mounts = self.driver.mounts(id, request.kind, parents)?;
-        failpoint!("snapshot.prepare/before-record");
+        try_fail_point!("snapshot.prepare/before-record");
         let now = self.metadata.clock().now();
         let entry = SnapshotEntry {
             info: SnapshotInfo {
@@ -192,7 +192,7 @@ impl<D: Driver + 'static> Inner<D> {
         };
         let durable = ready.map(|(id, _)| id);
         let usage = ready.map_or_else(Usage::default, |(_, usage)| usage);
-        failpoint!("snapshot.commit/before-record");
+        try_fail_point!("snapshot.commit/before-record");
         let records = self.records.clone();
         let commit = SnapshotCommit { usage, ..commit };
         self.metadata.update_blocking(move |tx| {
@@ -229,7 +229,7 @@ impl<D: Driver + 'static> Inner<D> {
             Err(_) if !self.names(cx, key, active.id)? => return Ok(None),
             usage => usage?,
         };
-        failpoint!("snapshot.commit/before-sync");
+        try_fail_point!("snapshot.commit/before-sync");
         self.sync.run(|| {
             let synced = self.sync_driver();
             if synced.is_err() {
@@ -263,12 +263,12 @@ impl<D: Driver + 'static> Inner<D> {
     }
 
     fn sync_driver(&self) -> Result<()> {
-        failpoint!("snapshot.commit/sync");
+        try_fail_point!("snapshot.commit/sync");
         self.driver.sync()
     }
 
     fn remove(&self, cx: Cx, key: SnapshotKey) -> Result<()> {
-        failpoint!("snapshot.remove/before-record");
+        try_fail_point!("snapshot.remove/before-record");
         let records = self.records.clone();
         let entry = self.metadata.update_blocking(move |tx| records.remove(tx, &cx, &key))?;
         fail::fail_point!("snapshot.remove/after-record");

@@ -8,21 +8,21 @@ pub const FAILPOINTS: &[&str] = &[
     "snapshot.prepare/before-folder",
     "snapshot.prepare/before-record",
     "snapshot.prepare/after-record",
-    "snapshot.folder.create/before-make",
-    "snapshot.folder.create/before-rename",
-    "snapshot.folder.create/after-rename",
+    "snapshot.make-folder/before-make",
+    "snapshot.make-folder/before-rename",
+    "snapshot.make-folder/after-rename",
     "snapshot.commit/before-sync",
     "snapshot.commit/sync",
     "snapshot.commit/before-record",
     "snapshot.commit/after-record",
     "snapshot.remove/before-record",
     "snapshot.remove/after-record",
-    "snapshot.folder.remove/before-rename",
-    "snapshot.folder.remove/after-rename",
+    "snapshot.remove-folder/before-rename",
+    "snapshot.remove-folder/after-rename",
 ];
 
 /// Names a step of a function that returns [`gantry_core::Result`].
-macro_rules! failpoint {
+macro_rules! try_fail_point {
     ($name:literal) => {
         fail::fail_point!($name, |how| Err($crate::failpoint::injected($name, how.as_deref())))
     };

@@ -98,7 +98,7 @@ impl Folders {
         fill: impl FnOnce(&OwnedFd) -> Result<()>,
     ) -> Result<()> {
         let io = |e: Errno| Error::io("", e.into());
-        failpoint!("snapshot.folder.create/before-make");
+        try_fail_point!("snapshot.make-folder/before-make");
         match mkdirat(&self.dir, new, Mode::RWXU) {
             Err(Errno::EXIST) => {
                 tree::remove(&self.dir, new).map_err(io)?;
@@ -107,14 +107,14 @@ impl Folders {
             outcome => outcome.map_err(io)?,
         }
         fill(&tree::open_dir(&self.dir, new).map_err(io)?)?;
-        failpoint!("snapshot.folder.create/before-rename");
+        try_fail_point!("snapshot.make-folder/before-rename");
         match renameat_with(&self.dir, new, &self.dir, done, RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => tree::remove(&self.dir, new).map_err(io)?,
             // Not every file system knows the flag; numbers are given out once anyway.
             Err(Errno::INVAL) => renameat(&self.dir, new, &self.dir, done).map_err(io)?,
             outcome => outcome.map_err(io)?,
         }
-        failpoint!("snapshot.folder.create/after-rename");
+        try_fail_point!("snapshot.make-folder/after-rename");
         Ok(())
     }
 
@@ -130,7 +130,7 @@ impl Folders {
             e => Error::io(text(), e.into()),
         };
         let (new, done, old) = (name("new-", id)?, name("", id)?, name("rm-", id)?);
-        failpoint!("snapshot.folder.remove/before-rename");
+        try_fail_point!("snapshot.remove-folder/before-rename");
         match renameat(&self.dir, &done, &self.dir, &old) {
             // Left over by an interrupted removal of the same number.
             Err(Errno::NOTEMPTY | Errno::EXIST) => {
@@ -140,7 +140,7 @@ impl Folders {
             Err(Errno::NOENT) => {}
             outcome => outcome.map_err(failed)?,
         }
-        failpoint!("snapshot.folder.remove/after-rename");
+        try_fail_point!("snapshot.remove-folder/after-rename");
         tree::remove(&self.dir, &old).map_err(failed)?;
         tree::remove(&self.dir, &new).map_err(failed)
     }

@@ -2,31 +2,20 @@
 
 #![allow(clippy::unwrap_used)] // helpers outside #[test] functions
 
+mod support;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use gantry_core::filter::Filters;
 use gantry_core::snapshot::{Driver, SnapshotId, SnapshotKind, Snapshotter};
-use gantry_core::{CallCx, Cx, Kind, Labels, Namespace, SnapshotKey, SnapshotterName, SystemClock};
+use gantry_core::{Kind, Labels};
 use gantry_metadata::Metadata;
 use gantry_plugin_snapshots::{BuiltinSnapshotter, Native, Overlay};
-
-fn cx() -> Cx {
-    CallCx::default().in_namespace(Namespace::new("ns").unwrap(), None)
-}
-
-fn key(text: &str) -> SnapshotKey {
-    SnapshotKey::new(text).unwrap()
-}
-
-fn metadata() -> Arc<Metadata> {
-    Metadata::in_memory(Arc::new(SystemClock)).unwrap()
-}
+use support::{cx, folders, key, metadata};
 
 async fn overlay(metadata: &Arc<Metadata>, root: &Path) -> Arc<BuiltinSnapshotter<Overlay>> {
-    let name = SnapshotterName::new("overlayfs").unwrap();
-    let driver = Overlay::open(root).unwrap();
-    BuiltinSnapshotter::open(Arc::clone(metadata), name, driver).await.unwrap()
+    support::open(metadata, Overlay::open(root).unwrap()).await
 }
 
 async fn prepare(s: &dyn Snapshotter, name: &str, parent: Option<&str>) {
@@ -36,15 +25,6 @@ async fn prepare(s: &dyn Snapshotter, name: &str, parent: Option<&str>) {
 
 async fn commit(s: &dyn Snapshotter, name: &str, from: &str) {
     s.commit(&cx(), &key(name), &key(from), None, Labels::default()).await.unwrap();
-}
-
-fn folders(root: &Path) -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(root)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 #[tokio::test]

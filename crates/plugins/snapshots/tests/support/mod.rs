@@ -1,0 +1,81 @@
+//! Subjects for the suites: a snapshotter over a store in memory and folders in a temporary place.
+
+#![allow(dead_code, clippy::unwrap_used)] // each test program uses a part of it
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use gantry_conformance::snapshots::{Leases, Subject};
+use gantry_core::model::Lease;
+use gantry_core::snapshot::Driver;
+use gantry_core::{
+    CallCx, Cx, Labels, LeaseId, Namespace, Result, SnapshotKey, SnapshotterName, SystemClock,
+    Timestamp,
+};
+use gantry_metadata::Metadata;
+use gantry_metadata::stores;
+use gantry_plugin_snapshots::BuiltinSnapshotter;
+
+/// A store in memory.
+pub(crate) fn metadata() -> Arc<Metadata> {
+    Metadata::in_memory(Arc::new(SystemClock)).unwrap()
+}
+
+/// A call in the namespace `ns`.
+pub(crate) fn cx() -> Cx {
+    CallCx::default().in_namespace(Namespace::new("ns").unwrap(), None)
+}
+
+/// A key.
+pub(crate) fn key(text: &str) -> SnapshotKey {
+    SnapshotKey::new(text).unwrap()
+}
+
+/// Opens a snapshotter named `test`.
+pub(crate) async fn open<D: Driver + 'static>(
+    metadata: &Arc<Metadata>,
+    driver: D,
+) -> Arc<BuiltinSnapshotter<D>> {
+    let name = SnapshotterName::new("test").unwrap();
+    BuiltinSnapshotter::open(Arc::clone(metadata), name, driver).await.unwrap()
+}
+
+/// A subject over the driver that `make` opens in an empty folder.
+pub(crate) async fn subject<D: Driver + 'static>(make: impl FnOnce(&Path) -> Result<D>) -> Subject {
+    let dir = tempfile::tempdir().unwrap();
+    let metadata = metadata();
+    let snapshotter = open(&metadata, make(dir.path()).unwrap()).await;
+    Subject {
+        snapshotter,
+        leases: Some(Arc::new(StoreLeases(stores::Leases::new(metadata)))),
+        keep: Box::new(dir),
+    }
+}
+
+/// The leases of the metadata store.
+pub(crate) struct StoreLeases(pub(crate) stores::Leases);
+
+#[async_trait]
+impl Leases for StoreLeases {
+    async fn create(&self, cx: &Cx, id: &LeaseId) -> Result<()> {
+        let (id, labels) = (id.clone(), Labels::default());
+        let lease = Lease { id, created_at: Timestamp::UNSET, labels };
+        self.0.create(cx, lease).await.map(drop)
+    }
+    async fn held(&self, cx: &Cx, id: &LeaseId) -> Result<Vec<String>> {
+        let held = self.0.list_resources(cx, id).await?;
+        let mine = held.into_iter().filter(|r| r.kind == "snapshots/test");
+        Ok(mine.map(|r| r.id).collect())
+    }
+}
+
+/// The names in a folder, in byte order.
+pub(crate) fn folders(root: &Path) -> Vec<String> {
+    let mut names: Vec<_> = std::fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
