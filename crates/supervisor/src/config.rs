@@ -43,6 +43,8 @@ settings! {
         pub log: Log = Log::default(),
         /// The metadata store.
         pub metadata: Metadata = Metadata::default(),
+        /// Garbage collection.
+        pub gc: Gc = Gc::default(),
         /// Bounds on waits.
         pub timeouts: Timeouts = Timeouts::default(),
     }
@@ -85,6 +87,20 @@ settings! {
     pub struct Metadata {
         /// "sled" or "redb". Changing it needs an export and an import (`gantryd meta`).
         pub backend: Backend = Backend::Sled,
+    }
+}
+
+settings! {
+    /// Garbage collection.
+    pub struct Gc {
+        /// From the start to the first run.
+        pub startup_delay: Period = Period::milliseconds(100),
+        /// Largest share of the time that collections may take, from 0.001 to 0.5.
+        pub pause_threshold: f64 = 0.02,
+        /// How many deleted records call for a run.
+        pub deletion_threshold: u64 = 1,
+        /// How many written records call for a run; 0 for never.
+        pub mutation_threshold: u64 = 100,
     }
 }
 
@@ -135,6 +151,10 @@ impl Config {
             ("grpc.max_recv_message_bytes", self.grpc.max_recv_message_bytes),
             ("grpc.max_send_message_bytes", self.grpc.max_send_message_bytes),
         ];
+        let share = self.gc.pause_threshold;
+        if !(0.001..=0.5).contains(&share) {
+            faults.push(format!("gc.pause_threshold: must be from 0.001 to 0.5, not {share}"));
+        }
         for (key, bytes) in limits {
             if bytes == 0 {
                 faults.push(format!("{key}: must be more than 0"));
@@ -196,11 +216,18 @@ mod tests {
             root: "relative".into(),
             state: "relative".into(),
             grpc: Grpc { max_recv_message_bytes: 0, ..Grpc::default() },
+            gc: Gc { pause_threshold: f64::NAN, ..Gc::default() },
             ..Config::default()
         };
         let faults = config.faults().join("\n");
-        for key in ["root: ", "state: ", "root and state", "grpc.max_recv_message_bytes", "address"]
-        {
+        for key in [
+            "root: ",
+            "state: ",
+            "root and state",
+            "grpc.max_recv_message_bytes",
+            "gc.pause_threshold",
+            "address",
+        ] {
             assert!(faults.contains(key), "{key} is not in {faults}");
         }
     }

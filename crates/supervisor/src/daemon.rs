@@ -3,7 +3,7 @@
 //! 1. Folders, locks: a second daemon on the same root, state or socket is refused here.
 //! 2. Plugins, in the order of [`crate::builtins`]; what was recorded is loaded by them.
 //! 3. Sockets: from now on clients are answered. `READY=1`.
-//! 4. A first SIGTERM or SIGINT fires the daemon's cancellation: streams and waits end, calls in
+//! 4. A first SIGTERM or SIGINT: `STOPPING=1`. It fires the daemon's cancellation: streams and waits end, calls in
 //!    flight get the configured grace, plugins stop in reverse order. Tasks live on.
 //! 5. A second one ends the process at once; the next start copes with whatever that leaves.
 //!
@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gantry_core::Error;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
 
+use crate::builtins::Background;
 use crate::cli::Flags;
 use crate::config::Config;
 use crate::config::load::ConfigError;
@@ -30,7 +32,7 @@ use crate::logs::Logs;
 use crate::rpc::CallLayer;
 use crate::socket::{Bound, SocketError};
 use crate::version::{REVISION, VERSION};
-use crate::{builtins, failpoints, notify};
+use crate::{builtins, failpoints, notify, ttrpc};
 
 /// HTTP/2 credit of one stream and of one connection, in bytes: a client must be able to send a
 /// whole piece of content (8 MiB) with few round trips.
@@ -40,6 +42,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// How long a connection may take to close once no call runs: replies leave in this time, and a
 /// client that does not answer the farewell holds nothing up.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// How long background work may take to notice that the daemon stops, calls having ended.
+const BACKGROUND_GRACE: Duration = Duration::from_secs(2);
 
 /// Why the daemon could not be started, or ended badly.
 #[derive(Debug, thiserror::Error)]
@@ -105,17 +110,16 @@ pub fn run(flags: Flags) -> Result<(), DaemonError> {
 }
 
 async fn live(config: Config, flags: Flags, logs: Logs) -> Result<(), DaemonError> {
-    let stop = CancellationToken::new();
+    let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
     watch_signals(&stop, flags, logs).map_err(DaemonError::Reactor)?;
-    let built = builtins::start(&config).await?;
-    let grpc = config.grpc_socket();
-    if let Some(folder) = grpc.parent().filter(|folder| !folder.exists()) {
-        folders::prepare(folder, folders::STATE_MODE)?;
-    }
-    let _address = Lock::take("address", &with_suffix(&grpc, ".lock"))?;
-    let (bound, listener) = Bound::listen(&grpc, &config.socket)?;
-    let listener = tokio::net::UnixListener::from_std(listener).map_err(DaemonError::Reactor)?;
-    info!(address = %grpc.display(), "serving");
+    let background = Background { tracker: tracker.clone(), stop: stop.clone() };
+    let grpc_lock = lock_socket("address", &config.grpc_socket())?;
+    let ttrpc_lock = lock_socket("ttrpc_address", &config.ttrpc_socket())?;
+    let built = builtins::start(&config, &background).await?;
+    let (grpc, listener) = listen(&config.grpc_socket(), &config)?;
+    let (ttrpc, shims) = listen(&config.ttrpc_socket(), &config)?;
+    tracker.spawn(ttrpc::serve(shims, built.ttrpc, tracker.clone(), stop.clone()));
+    info!(address = %config.grpc_socket().display(), "serving");
     notify::ready();
     let running = TaskTracker::new();
     let server = Server::builder()
@@ -127,11 +131,33 @@ async fn live(config: Config, flags: Flags, logs: Logs) -> Result<(), DaemonErro
             UnixListenerStream::new(listener),
             stop.clone().cancelled_owned(),
         );
-    let served = within_grace(server, &stop, &running, config.timeouts.stop.0).await;
-    notify::stopping();
-    drop(bound);
+    let grace = config.timeouts.stop.0;
+    let told = async {
+        stop.cancelled().await;
+        notify::stopping();
+    };
+    let (served, ()) = tokio::join!(within_grace(server, &stop, &running, grace), told);
+    drop((grpc, ttrpc));
+    tracker.close();
+    if tokio::time::timeout(BACKGROUND_GRACE, tracker.wait()).await.is_err() {
+        warn!(left = tracker.len(), "background work outlived its grace period");
+    }
     built.graph.stop().await;
+    drop((grpc_lock, ttrpc_lock));
     served
+}
+
+/// One daemon per socket; its folder is made for the lock.
+fn lock_socket(key: &'static str, socket: &Path) -> Result<Lock, DaemonError> {
+    if let Some(folder) = socket.parent().filter(|folder| !folder.exists()) {
+        folders::prepare(folder, folders::STATE_MODE)?;
+    }
+    Ok(Lock::take(key, &with_suffix(socket, ".lock"))?)
+}
+
+fn listen(path: &Path, config: &Config) -> Result<(Bound, UnixListener), DaemonError> {
+    let (bound, listener) = Bound::listen(path, &config.socket)?;
+    Ok((bound, UnixListener::from_std(listener).map_err(DaemonError::Reactor)?))
 }
 
 /// Runs the server to its end, which after `stop` may take no longer than `grace`.

@@ -7,6 +7,7 @@
 pub mod builtins;
 pub mod cli;
 pub mod config;
+pub mod convert;
 pub mod daemon;
 mod failpoints;
 mod folders;
@@ -17,6 +18,7 @@ pub mod notify;
 pub mod rpc;
 pub mod services;
 pub mod socket;
+pub mod ttrpc;
 pub mod version;
 
 /// An error with its causes in one line, for people.

@@ -1,7 +1,15 @@
 //! The gRPC services: one file each, nothing in them but conversion.
 
+pub mod containers;
+pub mod content;
+pub mod diff;
+pub mod events;
+pub mod images;
 pub mod introspection;
+pub mod leases;
+pub mod namespaces;
 mod reflection;
+pub mod snapshots;
 pub mod version;
 
 use std::convert::Infallible;

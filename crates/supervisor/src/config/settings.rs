@@ -40,6 +40,7 @@ macro_rules! values {
 
 values!(
     bool,
+    f64,
     u32,
     u64,
     String,
