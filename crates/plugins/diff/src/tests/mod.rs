@@ -4,6 +4,7 @@
 mod diffs;
 mod hostile;
 mod layers;
+mod oracles;
 mod tricks;
 
 mod store;

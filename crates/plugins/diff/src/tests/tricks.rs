@@ -1,7 +1,7 @@
 //! One archive per trick that archives have played. Each is applied to a plain folder and to an
 //! overlay's upper directory; whatever comes of it, what lies outside does not change.
 
-use gantry_core::{Error, Kind, Result};
+use gantry_core::{Kind, Result};
 
 use super::support::{entry, gzip, names};
 use super::{Fixture, Layer, tree};
@@ -31,7 +31,7 @@ fn kind(result: Result<()>) -> Kind {
 }
 
 fn says(result: Result<()>, text: &str) {
-    let message = result.as_ref().map_err(Error::message).unwrap_err();
+    let message = result.map_err(|error| error.message()).unwrap_err();
     assert!(message.contains(text), "{message}");
 }
 
