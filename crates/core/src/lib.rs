@@ -19,6 +19,7 @@ pub mod id;
 pub mod labels;
 pub mod model;
 pub mod snapshot;
+pub mod task;
 
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use cx::{CallCx, Cx};

@@ -8,6 +8,7 @@
 mod content;
 mod event;
 mod records;
+mod task;
 
 pub(crate) use event::envelope;
 pub(crate) use records::{from_time, to_time};

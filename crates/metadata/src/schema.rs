@@ -19,9 +19,9 @@
 //! | `snapshot` | namespace, sized snapshotter, key | `SnapshotRecord` |
 //! | `snapshot_child` | namespace, sized snapshotter, sized parent, child | empty |
 //! | `sandbox` | namespace, id | `SandboxRecord` |
-//! | `task` | namespace, id | task records |
+//! | `task` | namespace, id | `TaskRecord` |
 //! | `event` | sequence number | `EventRecord` |
-//! | `exit` | sequence number | marks an event that stays until its task is deleted |
+//! | `exit` | sequence number | one byte: why an event that is an exit stays, see [`crate::journal`] |
 //! | `intent` | sequence number | `IntentRecord` |
 //! | `network`, `endpoint`, `volume` | reserved | |
 //! | `chunk` | table, sized key, index | a piece of a value over the size limit |

@@ -151,6 +151,9 @@ impl<'t, 'a> Tx<'t, 'a> {
     pub fn keep_on_error(&mut self) {
         self.keep_on_error = true;
     }
+    pub(crate) fn journal(&self) -> Arc<Journal> {
+        Arc::clone(&self.journal)
+    }
     pub(crate) fn keeps_on_error(&self) -> bool {
         self.keep_on_error
     }

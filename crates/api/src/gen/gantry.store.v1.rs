@@ -407,3 +407,144 @@ impl ::prost::Name for IngestRecord {
         "/gantry.store.v1.IngestRecord".into()
     }
 }
+/// Key: namespace, container id. Stands from the moment its shim has made the task until the task is
+/// deleted.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TaskRecord {
+    /// Absolute path of its bundle.
+    #[prost(string, tag = "1")]
+    pub bundle: ::prost::alloc::string::String,
+    /// The shim that serves it.
+    #[prost(message, optional, tag = "2")]
+    pub shim: ::core::option::Option<ShimRecord>,
+    /// Boot that the task belongs to, 16 bytes; in another one it is gone.
+    #[prost(bytes = "vec", tag = "3")]
+    pub boot_id: ::prost::alloc::vec::Vec<u8>,
+    /// Where its standard streams go, as the client said.
+    #[prost(string, tag = "4")]
+    pub stdin: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub stdout: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub stderr: ::prost::alloc::string::String,
+    #[prost(bool, tag = "7")]
+    pub terminal: bool,
+    #[prost(message, optional, tag = "8")]
+    pub created_at: ::core::option::Option<Time>,
+    /// Last known status, with the numbers of containerd.v1.types.Status.
+    #[prost(uint32, tag = "9")]
+    pub status: u32,
+    /// Its init process; 0 when not known.
+    #[prost(uint32, tag = "10")]
+    pub pid: u32,
+    /// When init was started, in clock ticks since boot; 0 when not known.
+    #[prost(uint64, tag = "11")]
+    pub start_time: u64,
+    /// How init ended; absent while it lives.
+    #[prost(message, optional, tag = "12")]
+    pub exit: ::core::option::Option<ExitRecord>,
+    /// How its execs ended, the latest few, oldest first.
+    #[prost(message, repeated, tag = "13")]
+    pub exec_exits: ::prost::alloc::vec::Vec<ExitRecord>,
+}
+impl ::prost::Name for TaskRecord {
+    const NAME: &'static str = "TaskRecord";
+    const PACKAGE: &'static str = "gantry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gantry.store.v1.TaskRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gantry.store.v1.TaskRecord".into()
+    }
+}
+/// The process behind a task.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShimRecord {
+    /// Absolute path of its program.
+    #[prost(string, tag = "1")]
+    pub binary: ::prost::alloc::string::String,
+    /// Where it listens: "unix://" and a path, or the name of an abstract socket.
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+    /// "ttrpc".
+    #[prost(string, tag = "3")]
+    pub protocol: ::prost::alloc::string::String,
+    /// Version of the task API that it speaks: 2 or 3.
+    #[prost(uint32, tag = "4")]
+    pub api_version: u32,
+    /// 0 when not known.
+    #[prost(uint32, tag = "5")]
+    pub pid: u32,
+    /// In clock ticks since boot; 0 when not known.
+    #[prost(uint64, tag = "6")]
+    pub start_time: u64,
+    /// Whether it is ours: leaves state.page and exits.journal, and waits for acknowledgements.
+    #[prost(bool, tag = "7")]
+    pub gantry: bool,
+}
+impl ::prost::Name for ShimRecord {
+    const NAME: &'static str = "ShimRecord";
+    const PACKAGE: &'static str = "gantry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gantry.store.v1.ShimRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gantry.store.v1.ShimRecord".into()
+    }
+}
+/// One recorded exit.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExitRecord {
+    /// Empty for init.
+    #[prost(string, tag = "1")]
+    pub exec_id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub pid: u32,
+    /// In clock ticks since boot; 0 when not known.
+    #[prost(uint64, tag = "3")]
+    pub start_time: u64,
+    /// The code, or 128 and the signal.
+    #[prost(uint32, tag = "4")]
+    pub status: u32,
+    #[prost(message, optional, tag = "5")]
+    pub exited_at: ::core::option::Option<Time>,
+    /// Why the status is no word of the process itself, such as "reboot"; empty when it is.
+    #[prost(string, tag = "6")]
+    pub reason: ::prost::alloc::string::String,
+    /// The entry of the journal that reports it.
+    #[prost(uint64, tag = "7")]
+    pub sequence: u64,
+}
+impl ::prost::Name for ExitRecord {
+    const NAME: &'static str = "ExitRecord";
+    const PACKAGE: &'static str = "gantry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gantry.store.v1.ExitRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gantry.store.v1.ExitRecord".into()
+    }
+}
+/// What an intent of kind "task-create" needs to be undone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TaskIntent {
+    #[prost(string, tag = "1")]
+    pub container_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub bundle: ::prost::alloc::string::String,
+    /// Absolute path of the shim's program.
+    #[prost(string, tag = "3")]
+    pub shim_binary: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "4")]
+    pub boot_id: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for TaskIntent {
+    const NAME: &'static str = "TaskIntent";
+    const PACKAGE: &'static str = "gantry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gantry.store.v1.TaskIntent".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gantry.store.v1.TaskIntent".into()
+    }
+}

@@ -11,6 +11,7 @@ mod mask;
 mod namespaces;
 mod sandboxes;
 mod snapshots;
+mod tasks;
 pub(crate) mod touched;
 
 pub use containers::Containers;
@@ -19,3 +20,4 @@ pub use leases::{LeaseResources, Leases};
 pub use namespaces::Namespaces;
 pub use sandboxes::Sandboxes;
 pub use snapshots::{SNAPSHOT_REF, SnapshotCommit, SnapshotEntry, SnapshotRecords};
+pub use tasks::{Shim, Stdio, Task, Told};

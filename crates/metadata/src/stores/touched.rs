@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
 use crate::kv::Table;
-use crate::schema::{CHUNK, EVENT, EXIT, INTENT, META};
+use crate::schema::{CHUNK, EVENT, EXIT, INTENT, META, TASK};
 
 /// Counts written and deleted rows, and collects the keys of written ones while somebody watches.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ pub(crate) struct Touched {
 pub(crate) type Notes = Vec<(Table, Vec<u8>)>;
 
 /// Rows of these tables are no objects that a collection knows.
-const BOOKKEEPING: &[Table] = &[META, EVENT, EXIT, INTENT, CHUNK];
+const BOOKKEEPING: &[Table] = &[META, EVENT, EXIT, INTENT, CHUNK, TASK];
 
 impl Touched {
     /// Begins to take notes, forgetting earlier ones.
