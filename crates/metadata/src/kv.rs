@@ -13,13 +13,17 @@
 //! are all there or not at all, over every table, also after a crash; a transaction that fails
 //! takes nothing of its group with it; whatever fails leaves the state before it.
 //!
+//! [`export`] writes the whole store to a file and reads it back.
+//!
 //! Must not: know what the bytes mean; do I/O in a closure's name other than the store's own.
 
 mod backend;
 mod db;
 mod dir;
 mod error;
+pub mod export;
 mod flush;
+mod hex;
 mod memory;
 mod overlay;
 mod queue;
@@ -40,11 +44,17 @@ pub use overlay::{Batch, Overlay};
 pub use read::{Pair, Read, Table, prefix_end};
 pub use txn::{KEY_BYTES_MAX, Txn, VALUE_BYTES_MAX, Verdict};
 
-/// The places where tests make the store fail or stop; an errno is the argument of the first
-/// three. `apply`: nothing is written yet; `flush`: handing the data to the kernel fails;
+/// The places where tests make the store fail or stop; an errno is the argument of all but
+/// `after-commit`. `apply`: nothing is written yet; `flush`: handing the data to the kernel fails;
 /// `fdatasync`: the disk fails; `after-commit`: all is on disk, nobody knows yet.
-pub const FAILPOINTS: &[&str] =
-    &["kv.commit/apply", "kv.commit/flush", "kv.commit/fdatasync", "kv.commit/after-commit"];
+pub const FAILPOINTS: &[&str] = &[
+    "kv.commit/apply",
+    "kv.commit/flush",
+    "kv.commit/fdatasync",
+    "kv.commit/after-commit",
+    "kv.export/sync",
+    "kv.export/rename",
+];
 
 /// The message of a panic.
 fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use fail::FailScenario;
 use gantry_core::Kind;
+use gantry_metadata::kv::export;
 use gantry_metadata::kv::{
     BackendKind, Db, FAILPOINTS, Options, Read as _, StoreError, Table, Txn, Verdict,
 };
@@ -311,6 +312,28 @@ fn a_writer_that_dies_leaves_nobody_waiting() {
     }
 }
 
+#[test]
+fn an_export_that_fails_keeps_the_last_one() {
+    let _scenario = FailScenario::setup();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("export");
+    let db = open(dir.path(), BackendKind::Redb);
+    update(&db, "k", "old").unwrap();
+    export::write(&db, 1, &file).unwrap();
+    let before = std::fs::read(&file).unwrap();
+    update(&db, "k", "new").unwrap();
+    for failpoint in ["kv.export/sync", "kv.export/rename"] {
+        fail::cfg(failpoint, "1*return(28)").unwrap();
+        let error = export::write(&db, 1, &file).unwrap_err();
+        assert_eq!(error.kind(), Kind::ResourceExhausted);
+        assert_eq!(std::fs::read(&file).unwrap(), before);
+        assert!(!dir.path().join("export.tmp").exists());
+    }
+    export::write(&db, 1, &file).unwrap();
+    assert_ne!(std::fs::read(&file).unwrap(), before);
+    db.close().unwrap();
+}
+
 /// Dies at the n-th passage of a failpoint.
 #[test]
 fn child() {
@@ -339,7 +362,7 @@ fn child() {
 fn death_at_any_failpoint_tears_nothing() {
     let _scenario = FailScenario::setup();
     for kind in BOTH {
-        for failpoint in FAILPOINTS {
+        for failpoint in FAILPOINTS.iter().filter(|name| name.starts_with("kv.commit/")) {
             let root = tempfile::tempdir().unwrap();
             let dir = root.path().join(kind.name());
             std::fs::create_dir(&dir).unwrap();

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -46,6 +46,8 @@ struct Shared {
     /// Emptied by the close.
     held: Mutex<Option<Arc<Held>>>,
     tables: BTreeSet<Table>,
+    /// The directory, for messages.
+    place: PathBuf,
     /// What lies in tables that are not among `tables`.
     hidden: Seal,
     queue: Arc<Queue>,
@@ -88,7 +90,7 @@ impl Db {
             writer::commit(&*store, &mut Batch::default(), &mut seal)?;
             mark.write(seal.commits);
         }
-        Self::start(store, known, Audited { seal, ..audited }, Some(mark))
+        Self::start(store, known, Audited { seal, ..audited }, Some(mark), path.to_owned())
     }
 
     /// A store that lives in memory, for tests.
@@ -98,7 +100,13 @@ impl Db {
 
     /// A store over any backend, which starts empty.
     pub fn over(store: Box<dyn MetaStore>, tables: &'static [Table]) -> Result<Self, StoreError> {
-        Self::start(store, tables.iter().copied().collect(), Audited::default(), None)
+        Self::start(
+            store,
+            tables.iter().copied().collect(),
+            Audited::default(),
+            None,
+            "in memory".into(),
+        )
     }
 
     fn start(
@@ -106,6 +114,7 @@ impl Db {
         tables: BTreeSet<Table>,
         audited: Audited,
         mark: Option<Mark>,
+        place: PathBuf,
     ) -> Result<Self, StoreError> {
         let (sender, closed) = mpsc::channel();
         let held = Arc::new(Held { store: Some(store), closed: sender });
@@ -124,6 +133,7 @@ impl Db {
         let shared = Shared {
             held: Mutex::new(Some(held)),
             tables,
+            place,
             hidden: audited.hidden,
             queue,
             writer: Mutex::new(Some(writer)),
@@ -228,12 +238,17 @@ impl Db {
             return Ok(());
         }
         Err(StoreError::Corrupt {
-            path: "(open)".into(),
+            path: self.shared.place.clone(),
             detail: format!(
                 "{} entries were committed, {} are there, or some have changed",
                 stored.entries, found.entries
             ),
         })
+    }
+
+    /// Entries in tables that it was not opened with.
+    pub(crate) fn left_out(&self) -> u64 {
+        self.shared.hidden.entries
     }
 
     /// Does what is queued, waits for reads that are running, and leaves the files clean and

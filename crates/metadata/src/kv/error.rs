@@ -41,6 +41,22 @@ pub enum StoreError {
         /// The store's directory or file.
         path: PathBuf,
     },
+    /// An export cannot be read or imported.
+    #[error("metadata export {path}, line {line}: {detail}")]
+    Export {
+        /// The export.
+        path: PathBuf,
+        /// Where, from 1; 0 when it has no line.
+        line: u64,
+        /// What is wrong.
+        detail: String,
+    },
+    /// An import into a store that holds something.
+    #[error("the metadata store is not empty (table {table}): import into a new one")]
+    NotEmpty {
+        /// A table with entries.
+        table: &'static str,
+    },
     /// The directory holds the data of another backend.
     #[error(
         "metadata store {path} was made with backend {found}, not {wanted}: set the backend back, \
@@ -138,7 +154,8 @@ impl StoreError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Full { .. } => Kind::ResourceExhausted,
-            Self::Corrupt { .. } => Kind::DataLoss,
+            Self::NotEmpty { .. } => Kind::FailedPrecondition,
+            Self::Corrupt { .. } | Self::Export { .. } => Kind::DataLoss,
             Self::Locked { .. } | Self::OtherBackend { .. } => Kind::FailedPrecondition,
             Self::TooLarge { .. } => Kind::InvalidArgument,
             Self::Closed | Self::Stopped { .. } => Kind::Unavailable,

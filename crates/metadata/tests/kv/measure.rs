@@ -106,3 +106,27 @@ fn measure() {
         _ => BOTH.into_iter().for_each(one),
     }
 }
+
+#[test]
+#[ignore = "prints figures, checks nothing"]
+fn measure_large() {
+    for kind in BOTH {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(dir.path(), kind);
+        for count in [100u32, 500, 1000, 2000] {
+            let start = Instant::now();
+            commit(&db, move |txn| {
+                (0..count).try_for_each(|n| txn.put(A, n.to_be_bytes(), vec![9; 6000]))
+            })
+            .unwrap();
+            println!("{kind:?} one commit of {count} entries: {:?}", start.elapsed());
+        }
+        let start = Instant::now();
+        db.close().unwrap();
+        println!("{kind:?} close: {:?}", start.elapsed());
+        let start = Instant::now();
+        let db = open(dir.path(), kind);
+        println!("{kind:?} open: {:?}", start.elapsed());
+        db.close().unwrap();
+    }
+}
