@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 /// slow and a passing test never waits it out.
 pub const SOON: Duration = Duration::from_secs(20);
 
+/// How long one try may take when a test knocks until it is heard.
+pub const KNOCK: Duration = Duration::from_millis(100);
+
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Asks `condition` until it gives a value, at most for `limit`; `Err` is the state seen, and the

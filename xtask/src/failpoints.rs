@@ -7,13 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::source::File;
 
+/// How code reaches a failpoint: the crate's macro, or a crate's own wrapper of it.
+const USES: &[&str] = &["fail_point!(", "failpoint!(", "failpoint("];
+
 /// Findings: names used but not listed, listed but not used, used by two crates, misshapen.
 pub fn check(files: &[File]) -> Vec<String> {
     let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut listed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for file in files.iter().filter(|file| file.is_own_rust() && file.path.starts_with("crates/")) {
         let owner = owner(&file.path);
-        for name in named_after(&file.text, "fail_point!(") {
+        for name in USES.iter().flat_map(|marker| named_after(&file.text, marker)) {
             used.entry(owner.clone()).or_default().insert(name);
         }
         for name in list(&file.text) {
@@ -46,6 +49,13 @@ pub fn check(files: &[File]) -> Vec<String> {
     found
 }
 
+/// Every listed name, sorted: what a torture can draw from.
+pub fn all(files: &[File]) -> Vec<String> {
+    let own = files.iter().filter(|file| file.is_own_rust() && file.path.starts_with("crates/"));
+    let names: BTreeSet<String> = own.flat_map(|file| list(&file.text)).collect();
+    names.into_iter().collect()
+}
+
 /// The directory of the crate that `path` belongs to.
 fn owner(path: &str) -> String {
     path.split("/src/").next().unwrap_or(path).to_owned()
@@ -73,7 +83,6 @@ fn well_formed(name: &str) -> bool {
         !part.is_empty()
             && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
     };
-    name.split_once('/').is_some_and(|(step, place)| {
-        part(place) && step.split_once('.').is_some_and(|(area, step)| part(area) && part(step))
-    })
+    name.split_once('/')
+        .is_some_and(|(step, place)| part(place) && step.contains('.') && step.split('.').all(part))
 }

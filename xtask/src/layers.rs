@@ -17,7 +17,7 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Resolves the workspace at `root`, without the network.
+    /// Resolves the workspace at `root` by its lock file.
     pub fn of_workspace(root: &Path) -> Result<Self> {
         let metadata = cargo(root, &["metadata", "--no-deps", "--format-version", "1"])?;
         let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
@@ -81,10 +81,10 @@ fn names(tree: &str, itself: &str) -> BTreeSet<String> {
     first_words.filter(|name| *name != itself).map(str::to_owned).collect()
 }
 
-/// What `cargo ARGS` prints, run in `root` without the network.
+/// What `cargo ARGS` prints, run in `root` on the lock file as it is.
 pub fn cargo(root: &Path, args: &[&str]) -> Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo).args(args).arg("--offline").current_dir(root).output()?;
+    let output = Command::new(cargo).args(args).arg("--locked").current_dir(root).output()?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         return Err(format!("cargo {}: {text}", args.join(" ")).into());

@@ -83,6 +83,8 @@ fn a_sleeping_test_is_caught() {
     caught(tidy::sleeps, "tests/tests/a.rs", "thread::sleep(D);\n", &["a.rs:1"]);
     caught(tidy::sleeps, "crates/x/tests/a.rs", "sleep(D).await;\n", &["a.rs:1"]);
     caught(tidy::sleeps, "crates/x/src/a.rs", "sleep(D).await;\n", &[]);
+    let polls = "while !ready() {\n    sleep(D);\n}\n// Time is what is tested.\nsleep(D);\n";
+    caught(tidy::sleeps, "crates/x/tests/a.rs", polls, &[]);
     let stopped = "time::pause();\ntokio::time::sleep(D).await;\nthread::sleep(D);\n";
     caught(tidy::sleeps, "crates/x/tests/a.rs", stopped, &["a.rs:3"]);
 }
