@@ -81,6 +81,8 @@ pub async fn writer(store: &LocalStore, cx: &Cx, name: &str) -> Result<Box<dyn W
 
 pub async fn put(store: &LocalStore, cx: &Cx, name: &str, blob: &[u8]) -> Result<Digest> {
     let mut writer = writer(store, cx, name).await?;
-    writer.write(Bytes::copy_from_slice(blob)).await?;
+    // As clients do, what an earlier try left is not sent again.
+    let offset = usize::try_from(writer.status().offset).unwrap();
+    writer.write(Bytes::copy_from_slice(&blob[offset..])).await?;
     writer.commit(cx, blob.len() as u64, None, Labels::default()).await
 }
