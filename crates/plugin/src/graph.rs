@@ -32,7 +32,7 @@ type Stopper = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = ()> + Send>> + Se
 /// The plugins of a process.
 #[derive(Default)]
 pub struct Graph {
-    records: Vec<Arc<Record>>,
+    records: Vec<Record>,
     stoppers: Vec<(PluginId, Stopper)>,
 }
 
@@ -64,14 +64,14 @@ impl Graph {
                 (None, Some(error))
             }
         };
-        self.records.push(Arc::new(Record {
+        self.records.push(Record {
             id: id.clone(),
             requires,
             platforms,
             capabilities,
             exports,
             failure,
-        }));
+        });
         Handle { id, instance }
     }
 
@@ -90,9 +90,20 @@ impl Graph {
         }
     }
 
-    /// All plugins in the order of their start.
-    pub fn records(&self) -> Vec<Arc<Record>> {
-        self.records.clone()
+    /// Adds capabilities that a plugin knows only once it was started.
+    pub fn declare<T: ?Sized, S: Into<String>>(
+        &mut self,
+        handle: &Handle<T>,
+        capabilities: impl IntoIterator<Item = S>,
+    ) {
+        if let Some(record) = self.records.iter_mut().find(|record| record.id == handle.id) {
+            record.capabilities.extend(capabilities.into_iter().map(Into::into));
+        }
+    }
+
+    /// All plugins in the order of their start; the graph keeps only what must be stopped.
+    pub fn take_records(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.records)
     }
 
     /// Stops what asked for it, last started first.
@@ -128,10 +139,11 @@ mod tests {
         let alone: Handle<str> =
             graph.start(Plugin::new(PluginType::Grpc, "version"), async || Ok("up".into())).await;
 
+        graph.declare(&alone, ["rebase"]);
         assert!(store.get().unwrap_err().is(Kind::Unavailable));
         assert!(service.get().is_err());
         assert_eq!(&*alone.get().unwrap(), "up");
-        let records = graph.records();
+        let records = graph.take_records();
         let ids: Vec<_> = records.iter().map(|r| r.id.to_string()).collect();
         assert_eq!(
             ids,
@@ -146,6 +158,7 @@ mod tests {
         assert!(text.starts_with("skip plugin: plugin io.containerd.metadata.v1.bolt"), "{text}");
         assert_eq!(records[1].requires, [PluginType::Metadata]);
         assert!(records[2].failure.is_none());
+        assert_eq!(records[2].capabilities, ["rebase"]);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@
 //! - a plugin whose start failed stays listed, with the error; what stands on it is listed as
 //!   failed too and its start is not tried;
 //! - plugins are stopped in the reverse order of their start;
-//! - the order of [`Graph::records`] is the order of the starts.
+//! - the order of [`Graph::take_records`] is the order of the starts.
 //!
 //! Must not: find anything by name at run time; names are for people and for the plugin list.
 

@@ -2,33 +2,45 @@
 //!
 //! Nothing is registered elsewhere. A plugin stands on the handles named at its line; a gRPC
 //! service is the plugin of the same name, so the plugin list shows what is served and no more.
+//! How a part is opened stands in [`parts`].
 
+mod parts;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use gantry_api::containerd::services::containers::v1::containers_server::ContainersServer;
+use gantry_api::containerd::services::content::v1::content_server::ContentServer;
+use gantry_api::containerd::services::diff::v1::diff_server::DiffServer;
 use gantry_api::containerd::services::events::v1::events_server::EventsServer;
 use gantry_api::containerd::services::images::v1::images_server::ImagesServer;
 use gantry_api::containerd::services::introspection::v1::introspection_server::IntrospectionServer;
 use gantry_api::containerd::services::leases::v1::leases_server::LeasesServer;
 use gantry_api::containerd::services::namespaces::v1::namespaces_server::NamespacesServer;
+use gantry_api::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use gantry_api::containerd::services::version::v1::version_server::VersionServer;
+use gantry_core::snapshot::Snapshotter;
 use gantry_core::{Clock, Error, Result, SystemClock};
-use gantry_metadata::kv::BackendKind;
-use gantry_metadata::{Collector, Metadata, OpenOptions, Schedule, Scheduler, stores};
+use gantry_metadata::{Collector, Journal, Metadata, Reclaim, Scheduler, stores};
 use gantry_plugin::{Graph, Handle, Plugin, PluginType};
+use gantry_plugin_content::LocalStore;
+use gantry_plugin_diff::Walking;
+use gantry_plugin_snapshots::{BuiltinSnapshotter, Native, Overlay};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
-use crate::config::value::Backend;
-use crate::config::{Config, Gc};
+use crate::config::Config;
 use crate::services::Services;
 use crate::services::containers::ContainersService;
+use crate::services::content::ContentService;
+use crate::services::diff::{DiffService, Differ};
 use crate::services::events::{EventsService, TtrpcEvents};
 use crate::services::images::ImagesService;
 use crate::services::introspection::{IntrospectionService, PluginList};
 use crate::services::leases::LeasesService;
 use crate::services::namespaces::NamespacesService;
+use crate::services::snapshots::SnapshotsService;
 use crate::services::version::VersionService;
 use crate::{identity, ttrpc};
 
@@ -51,22 +63,18 @@ pub struct Background {
     pub stop: CancellationToken,
 }
 
-/// Sets the configured limits of messages on a generated server.
-macro_rules! limited {
-    ($config:expr, $server:expr) => {
-        $server
-            .max_decoding_message_size($config.grpc.max_recv_message_bytes as usize)
-            .max_encoding_message_size($config.grpc.max_send_message_bytes as usize)
-    };
-}
-
-/// Starts the plugin of a gRPC service: its line in the list, what it stands on, its server.
+/// Starts the plugin of a gRPC service: its line in the list, what it stands on, its server with
+/// the configured limits of messages.
 macro_rules! serve {
     ($graph:ident, $services:ident, $config:ident, $id:literal, [$($needs:ident),*], $server:expr) => {{
         let plugin = Plugin::new(PluginType::Grpc, $id)$(.needs(&$needs))*;
         let _: Handle<()> = $graph
             .start(plugin, async || {
-                $services.add(limited!($config, $server));
+                $services.add(
+                    $server
+                        .max_decoding_message_size($config.grpc.max_recv_message_bytes as usize)
+                        .max_encoding_message_size($config.grpc.max_send_message_bytes as usize),
+                );
                 Ok(Arc::new(()))
             })
             .await;
@@ -84,29 +92,58 @@ pub async fn start(config: &Config, background: &Background) -> Result<Builtins>
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
 
     // Without the store nothing works, so its failure is the daemon's.
-    let opened = open_metadata(config, clock.clone()).await?;
-    let folder = config.root.join("meta").display().to_string();
-    let plugin = Plugin::new(PluginType::Metadata, "bolt")
-        .export("policy", "shared")
-        .export("path", folder)
-        .export("backend", config.metadata.backend.to_string());
-    let metadata: Handle<Metadata> = graph.start(plugin, async || Ok(opened)).await;
-    graph.on_stop(&metadata, close_metadata);
+    let opened = parts::open_metadata(config, clock.clone()).await?;
+    let metadata: Handle<Metadata> =
+        graph.start(parts::metadata_plugin(config), async || Ok(opened)).await;
+    graph.on_stop(&metadata, parts::close_metadata);
 
+    let exchange = Plugin::new(PluginType::Event, "exchange").needs(&metadata);
+    let exchange: Handle<Journal> =
+        graph.start(exchange, async || Ok(metadata.get()?.journal().clone())).await;
+
+    let folder = config.root.join("content");
+    let plugin = parts::rooted(PluginType::Content, "content", &folder).needs(&metadata);
+    let content: Handle<LocalStore> =
+        graph.start(plugin, async || parts::open_content(folder, metadata.get()?).await).await;
+
+    let folder = config.root.join("snapshots/overlayfs");
+    let plugin = parts::rooted(PluginType::Snapshotter, "overlayfs", &folder).needs(&metadata);
+    let overlay: Handle<BuiltinSnapshotter<Overlay>> = graph
+        .start(plugin.on_host_platform(), async || {
+            parts::open_snapshotter("overlayfs", folder, Overlay::open, metadata.get()?).await
+        })
+        .await;
+    parts::declare_capabilities(&mut graph, &overlay);
+
+    let folder = config.root.join("snapshots/native");
+    let plugin = parts::rooted(PluginType::Snapshotter, "native", &folder).needs(&metadata);
+    let native: Handle<BuiltinSnapshotter<Native>> = graph
+        .start(plugin.on_host_platform(), async || {
+            parts::open_snapshotter("native", folder, Native::open, metadata.get()?).await
+        })
+        .await;
+    parts::declare_capabilities(&mut graph, &native);
+
+    let plugin = Plugin::new(PluginType::Differ, "walking").needs(&content).on_host_platform();
+    let walking: Handle<Walking> =
+        graph.start(plugin, async || parts::open_walking(config, content.get()?).await).await;
+
+    // After all that holds data, for a collection takes it back from each.
     let gc: Handle<Scheduler> = graph
-        .start(gc_plugin(&config.gc).needs(&metadata), async || {
+        .start(parts::gc_plugin(&config.gc).needs(&metadata), async || {
+            let mut reclaimers: Vec<Arc<dyn Reclaim>> = Vec::new();
+            reclaimers.extend(overlay.get().map(parts::reclaim_snapshots));
+            reclaimers.extend(native.get().map(parts::reclaim_snapshots));
+            reclaimers.extend(content.get().map(|store| store as Arc<dyn Reclaim>));
             let metadata = metadata.get()?;
-            let collector = Arc::new(Collector::new(metadata.clone(), Vec::new()));
+            let collector = Arc::new(Collector::new(metadata.clone(), reclaimers));
+            let schedule = parts::schedule(&config.gc);
             let (scheduler, run) =
-                Scheduler::new(metadata, collector, schedule(&config.gc), background.stop.clone());
+                Scheduler::new(metadata, collector, schedule, background.stop.clone());
             background.tracker.spawn(run);
             Ok(Arc::new(scheduler))
         })
         .await;
-
-    let exchange = Plugin::new(PluginType::Event, "exchange").needs(&metadata);
-    let exchange: Handle<gantry_metadata::Journal> =
-        graph.start(exchange, async || Ok(metadata.get()?.journal().clone())).await;
 
     let leases = Plugin::new(PluginType::Lease, "manager").needs(&metadata).needs(&gc);
     let leases: Handle<stores::Leases> =
@@ -120,6 +157,25 @@ pub async fn start(config: &Config, background: &Background) -> Result<Builtins>
     serve!(graph, services, config, "leases", [leases, gc], {
         let leases = (*leases.get()?).clone();
         LeasesServer::new(LeasesService::new(leases, gc.get()?, clock.clone()))
+    });
+    serve!(graph, services, config, "content", [content], {
+        ContentServer::new(ContentService::new(content.get()?))
+    });
+    // One snapshotter that fails must not take the others away, so it needs none of them.
+    serve!(graph, services, config, "snapshots", [metadata], {
+        let mut loaded: BTreeMap<String, Arc<dyn Snapshotter>> = BTreeMap::new();
+        if let Ok(overlay) = overlay.get() {
+            loaded.insert("overlayfs".to_owned(), overlay);
+        }
+        if let Ok(native) = native.get() {
+            loaded.insert("native".to_owned(), native);
+        }
+        SnapshotsServer::new(SnapshotsService::new(loaded))
+    });
+    serve!(graph, services, config, "diff", [walking], {
+        let walking = walking.get()?;
+        let differ = Differ { applier: Some(walking.clone()), comparer: Some(walking) };
+        DiffServer::new(DiffService::new(vec![differ]))
     });
     serve!(graph, services, config, "containers", [metadata], {
         let containers = stores::Containers::new(metadata.get()?);
@@ -147,53 +203,7 @@ pub async fn start(config: &Config, background: &Background) -> Result<Builtins>
     });
 
     // The only writer of the list, so it is empty until here.
-    let _ = plugins.set(graph.records());
+    let _ = plugins.set(graph.take_records());
     let events: Arc<dyn ttrpc::Service> = Arc::new(TtrpcEvents::new(exchange.get()?));
     Ok(Builtins { graph, routes: services.with_reflection()?, ttrpc: Arc::new([events]) })
-}
-
-async fn open_metadata(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Metadata>> {
-    let backend = match config.metadata.backend {
-        Backend::Sled => BackendKind::Sled,
-        Backend::Redb => BackendKind::Redb,
-    };
-    let options = OpenOptions { folder: config.root.join("meta"), backend };
-    blocking("open metadata store", move || Metadata::open(&options, clock)).await
-}
-
-async fn close_metadata(metadata: Arc<Metadata>) {
-    let db = metadata.db().clone();
-    let closed = blocking("close metadata store", move || Ok(db.close()?)).await;
-    if let Err(error) = closed {
-        tracing::error!(error = error.message(), "metadata store not closed cleanly");
-    }
-}
-
-/// Runs `work` on a thread that may block.
-async fn blocking<T: Send + 'static>(
-    what: &str,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome.map_err(|error| error.context(what)),
-        // The panic itself was logged where it happened.
-        Err(_) => Err(Error::internal(what)),
-    }
-}
-
-fn gc_plugin(gc: &Gc) -> Plugin {
-    Plugin::new(PluginType::Gc, "scheduler")
-        .export("StartupDelay", gc.startup_delay.to_string())
-        .export("PauseThreshold", gc.pause_threshold.to_string())
-        .export("DeletionThreshold", gc.deletion_threshold.to_string())
-        .export("MutationThreshold", gc.mutation_threshold.to_string())
-}
-
-fn schedule(gc: &Gc) -> Schedule {
-    Schedule {
-        startup: gc.startup_delay.0,
-        pause: gc.pause_threshold,
-        deletions: gc.deletion_threshold,
-        mutations: gc.mutation_threshold,
-    }
 }

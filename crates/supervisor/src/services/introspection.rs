@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, async_trait};
 use crate::rpc;
 
 /// The plugins of the daemon, filled in once all have been started.
-pub type PluginList = Arc<OnceLock<Vec<Arc<Record>>>>;
+pub type PluginList = Arc<OnceLock<Vec<Record>>>;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl IntrospectionService {
         Ok(Self { plugins, uuid, pidns })
     }
 
-    fn records(&self) -> &[Arc<Record>] {
+    fn records(&self) -> &[Record] {
         self.plugins.get().map_or(&[], Vec::as_slice)
     }
 }
@@ -51,7 +51,7 @@ impl Introspection for IntrospectionService {
         rpc::plain(request, async |_, message| {
             let filters = Filters::parse(&message.filters)?;
             let found = self.records().iter().filter(|record| filters.matches(&Shown(record)));
-            Ok(wire::PluginsResponse { plugins: found.map(|record| to_wire(record)).collect() })
+            Ok(wire::PluginsResponse { plugins: found.map(to_wire).collect() })
         })
         .await
     }

@@ -1,0 +1,135 @@
+//! How the parts in the list are opened and closed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gantry_core::snapshot::{Driver, Snapshotter};
+use gantry_core::{Clock, Error, Result, SnapshotterName};
+use gantry_metadata::kv::BackendKind;
+use gantry_metadata::{Metadata, OpenOptions, Reclaim, Schedule};
+use gantry_plugin::{Graph, Handle, Plugin, PluginType};
+use gantry_plugin_content::{LocalStore, Sharing};
+use gantry_plugin_diff::Walking;
+use gantry_plugin_snapshots::BuiltinSnapshotter;
+use tonic::async_trait;
+
+use crate::config::value::Backend;
+use crate::config::{Config, Gc};
+use crate::folders;
+
+/// A plugin that keeps its data below `folder`.
+pub(super) fn rooted(kind: PluginType, id: &str, folder: &Path) -> Plugin {
+    Plugin::new(kind, id).export("root", folder.display().to_string())
+}
+
+pub(super) fn metadata_plugin(config: &Config) -> Plugin {
+    // The id is containerd's: clients look for the sharing policy under it.
+    Plugin::new(PluginType::Metadata, "bolt")
+        .export("policy", "shared")
+        .export("path", config.root.join("meta").display().to_string())
+        .export("backend", config.metadata.backend.to_string())
+}
+
+pub(super) async fn open_metadata(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Metadata>> {
+    let backend = match config.metadata.backend {
+        Backend::Sled => BackendKind::Sled,
+        Backend::Redb => BackendKind::Redb,
+    };
+    let options = OpenOptions { folder: config.root.join("meta"), backend };
+    blocking("open metadata store", move || Metadata::open(&options, clock)).await
+}
+
+pub(super) async fn close_metadata(metadata: Arc<Metadata>) {
+    let db = metadata.db().clone();
+    if let Err(error) = blocking("close metadata store", move || Ok(db.close()?)).await {
+        tracing::error!(error = error.message(), "metadata store not closed cleanly");
+    }
+}
+
+pub(super) async fn open_content(
+    folder: PathBuf,
+    metadata: Arc<Metadata>,
+) -> Result<Arc<LocalStore>> {
+    blocking("open content store", move || {
+        LocalStore::open(&folder, metadata, Sharing::Shared).map(Arc::new)
+    })
+    .await
+}
+
+pub(super) async fn open_snapshotter<D: Driver + 'static>(
+    name: &str,
+    folder: PathBuf,
+    driver: impl FnOnce(&Path) -> Result<D> + Send + 'static,
+    metadata: Arc<Metadata>,
+) -> Result<Arc<BuiltinSnapshotter<D>>> {
+    let driver = blocking("open snapshotter", move || driver(&folder)).await?;
+    BuiltinSnapshotter::open(metadata, SnapshotterName::new(name)?, driver).await
+}
+
+/// Shows what a snapshotter can do on this host.
+pub(super) fn declare_capabilities<D: Driver + 'static>(
+    graph: &mut Graph,
+    snapshotter: &Handle<BuiltinSnapshotter<D>>,
+) {
+    if let Ok(loaded) = snapshotter.get() {
+        graph.declare(snapshotter, loaded.capabilities().iter().copied());
+    }
+}
+
+pub(super) async fn open_walking(config: &Config, store: Arc<LocalStore>) -> Result<Arc<Walking>> {
+    let folder = config.state.join("diff");
+    blocking("open differ", move || {
+        folders::prepare(&folder, folders::ROOT_MODE)
+            .map_err(|error| Error::unknown(crate::chain(&error)))?;
+        Walking::new(store, folder).map(Arc::new)
+    })
+    .await
+}
+
+pub(super) fn gc_plugin(gc: &Gc) -> Plugin {
+    Plugin::new(PluginType::Gc, "scheduler")
+        .export("StartupDelay", gc.startup_delay.to_string())
+        .export("PauseThreshold", gc.pause_threshold.to_string())
+        .export("DeletionThreshold", gc.deletion_threshold.to_string())
+        .export("MutationThreshold", gc.mutation_threshold.to_string())
+}
+
+pub(super) fn schedule(gc: &Gc) -> Schedule {
+    Schedule {
+        startup: gc.startup_delay.0,
+        pause: gc.pause_threshold,
+        deletions: gc.deletion_threshold,
+        mutations: gc.mutation_threshold,
+    }
+}
+
+/// Has a collection take back the folders of a snapshotter.
+pub(super) fn reclaim_snapshots<D: Driver + 'static>(
+    snapshotter: Arc<BuiltinSnapshotter<D>>,
+) -> Arc<dyn Reclaim> {
+    Arc::new(Folders(snapshotter))
+}
+
+struct Folders<D: Driver + 'static>(Arc<BuiltinSnapshotter<D>>);
+
+#[async_trait]
+impl<D: Driver + 'static> Reclaim for Folders<D> {
+    fn name(&self) -> &str {
+        self.0.name().as_str()
+    }
+    async fn reclaim(&self) -> Result<()> {
+        self.0.reclaim().await
+    }
+}
+
+/// Runs `work` on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(|error| error.context(what)),
+        // The panic itself was logged where it happened.
+        Err(_) => Err(Error::internal(what)),
+    }
+}
