@@ -159,6 +159,8 @@ pub trait Driver: Send + Sync {
     fn sync(&self) -> Result<()>;
     /// Removes the folder of `id`; one that is gone is success.
     fn remove(&self, id: SnapshotId) -> Result<()>;
-    /// The numbers that have a folder; for the sweep of what no record names.
+    /// Whether the folder of `id` is there and complete.
+    fn contains(&self, id: SnapshotId) -> bool;
+    /// The numbers that have a folder, complete or not; for the sweep of what no record names.
     fn list(&self) -> Result<Vec<SnapshotId>>;
 }

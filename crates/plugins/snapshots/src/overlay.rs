@@ -143,6 +143,10 @@ impl Driver for Overlay {
         self.folders.remove(id)
     }
 
+    fn contains(&self, id: SnapshotId) -> bool {
+        self.folders.contains(id)
+    }
+
     fn list(&self) -> Result<Vec<SnapshotId>> {
         self.folders.list()
     }

@@ -42,6 +42,9 @@ impl Driver for Folders {
         self.ids.lock().unwrap().remove(&id);
         Ok(())
     }
+    fn contains(&self, id: SnapshotId) -> bool {
+        self.ids.lock().unwrap().contains(&id)
+    }
     fn list(&self) -> Result<Vec<SnapshotId>> {
         Ok(self.ids.lock().unwrap().iter().copied().collect())
     }

@@ -7,6 +7,7 @@
 //! Must not: remove a folder that a record names; that is for the caller to know.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gantry_core::snapshot::{Driver, SnapshotId};
@@ -68,7 +69,10 @@ impl<D: Driver + 'static> Removals<D> {
     }
 
     fn remove(&self, id: SnapshotId) {
-        let outcome = self.driver.remove(id);
+        // A panic must not end the worker: those who wait for the queue would wait for ever.
+        let removal = AssertUnwindSafe(|| self.driver.remove(id));
+        let outcome = catch_unwind(removal)
+            .unwrap_or_else(|_| Err(Error::internal("removing the folder panicked")));
         let mut queue = self.lock();
         queue.known.remove(&id);
         match outcome {
@@ -120,8 +124,8 @@ impl<D: Driver + 'static> Shift<D> {
                 return;
             };
             drop(queue);
-            let _told = Told(&self.removals.done);
             self.removals.remove(id);
+            self.removals.done.send_modify(|done| *done += 1);
         }
     }
 }
@@ -132,21 +136,12 @@ impl<D: Driver + 'static> Drop for Shift<D> {
             return;
         }
         let mut queue = self.removals.lock();
-        // Cut short by a shutdown or a panic: the next sweep finds the folders.
+        // Cut short by a shutdown: the next sweep finds the folders.
         let left = queue.waiting.len() as u64;
         queue.waiting.clear();
         queue.known.clear();
         queue.working = false;
         drop(queue);
         self.removals.done.send_modify(|done| *done += left);
-    }
-}
-
-/// Counts one as dealt with, also when its removal panics.
-struct Told<'a>(&'a watch::Sender<u64>);
-
-impl Drop for Told<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|done| *done += 1);
     }
 }

@@ -1,4 +1,8 @@
-//! Opening, and removing folders that no record names.
+//! Opening, and bringing folders and records together.
+//!
+//! A folder without a record is removed. A record without a folder is what a power cut may leave
+//! of a snapshot that was opened and never committed: its folder is made again, empty as it was.
+//! A committed snapshot's folder was on disk before its record; one that is missing is lost.
 //!
 //! The order of looking is what makes a sweep safe while snapshots are prepared: first the
 //! folders, then the numbers in flight, then the records. A folder seen first is in flight until
@@ -9,10 +13,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use gantry_core::snapshot::{Driver, SnapshotId};
-use gantry_core::{Error, Kind, Result, SnapshotterName};
-use gantry_metadata::Metadata;
-use gantry_metadata::stores::SnapshotRecords;
+use async_trait::async_trait;
+use gantry_core::filter::Filters;
+use gantry_core::snapshot::{Driver, SnapshotId, SnapshotInfo, SnapshotKind};
+use gantry_core::{CallCx, Error, Kind, Namespace, Result, SnapshotterName};
+use gantry_metadata::collect::Reclaim;
+use gantry_metadata::stores::{Namespaces, SnapshotRecords};
+use gantry_metadata::{Metadata, View};
 use tokio::runtime::Handle;
 
 use super::ids::Ids;
@@ -22,7 +29,7 @@ use super::{BuiltinSnapshotter, Inner};
 
 impl<D: Driver + 'static> BuiltinSnapshotter<D> {
     /// Opens the snapshotter `name` over `driver`. Folders that no record names are removed in the
-    /// background.
+    /// background; folders that open snapshots lack are made again.
     ///
     /// # Errors
     /// What the records or the driver fail with.
@@ -32,6 +39,7 @@ impl<D: Driver + 'static> BuiltinSnapshotter<D> {
         driver: D,
     ) -> Result<Arc<Self>> {
         let runtime = Handle::current();
+        let namespaces = Namespaces::new(Arc::clone(&metadata)).list(&CallCx::default()).await?;
         let opened = tokio::task::spawn_blocking(move || {
             let records = SnapshotRecords::new(name);
             let driver = Arc::new(driver);
@@ -48,6 +56,9 @@ impl<D: Driver + 'static> BuiltinSnapshotter<D> {
                 driver,
             };
             inner.sweep()?;
+            for namespace in namespaces {
+                inner.heal(&namespace.name)?;
+            }
             Ok(Arc::new(Self { inner: Arc::new(inner) }))
         });
         opened.await.map_err(|e| Error::caused(Kind::Internal, "open snapshotter", e))?
@@ -71,7 +82,46 @@ impl<D: Driver + 'static> BuiltinSnapshotter<D> {
     }
 }
 
+#[async_trait]
+impl<D: Driver + 'static> Reclaim for BuiltinSnapshotter<D> {
+    fn name(&self) -> &str {
+        self.name().as_str()
+    }
+    async fn reclaim(&self) -> Result<()> {
+        self.reclaim().await
+    }
+}
+
 impl<D: Driver + 'static> Inner<D> {
+    /// Makes the folders anew that a power cut took from open snapshots of `namespace`.
+    fn heal(&self, namespace: &Namespace) -> Result<()> {
+        let everything = Filters::default();
+        let list = |view: View<'_>| self.records.list(view, namespace, &everything);
+        for entry in self.metadata.read_blocking(list)? {
+            if self.driver.contains(entry.id) {
+                continue;
+            }
+            let SnapshotInfo { name, kind, parent, .. } = &entry.info;
+            if *kind == SnapshotKind::Committed {
+                tracing::error!(%namespace, %name, id = entry.id.0, "snapshot's files are lost");
+                continue;
+            }
+            let chain = |view: View<'_>| self.records.chain(view, namespace, parent.as_ref());
+            let made = self
+                .metadata
+                .read_blocking(chain)
+                .and_then(|parents| self.driver.create(entry.id, *kind, &parents));
+            match made {
+                Ok(()) => tracing::warn!(%namespace, %name, "snapshot's folder was made again"),
+                Err(error) => {
+                    let error = error.message();
+                    tracing::error!(%namespace, %name, error, "snapshot has no folder");
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Has the folders that no record names removed and returns their numbers.
     fn sweep(&self) -> Result<BTreeSet<SnapshotId>> {
         let mut garbage: BTreeSet<_> = self.driver.list()?.into_iter().collect();
