@@ -24,6 +24,7 @@ mod error;
 pub mod export;
 mod flush;
 mod hex;
+mod job;
 mod memory;
 mod overlay;
 mod queue;
@@ -34,6 +35,7 @@ mod seal;
 mod sled_store;
 mod txn;
 mod versioned;
+mod views;
 mod writer;
 
 pub use backend::{BackendKind, MetaStore};

@@ -4,18 +4,19 @@
 //! writer, or a read that was still running.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 
+use super::job::{Job, job};
 use super::memory::Memory;
 use super::overlay::Batch;
-use super::queue::{Job, Queue, Ran};
-use super::read::{Pair, Read, Table};
+use super::queue::Queue;
+use super::read::{Read, Table};
 use super::seal::{Audit, Audited, Mark, Seal};
 use super::txn::{Txn, Verdict, known};
 use super::versioned::Versioned;
+use super::views::Known;
 use super::{BackendKind, MetaStore, StoreError, dir, panic_text, redb_store, sled_store, writer};
 
 /// How a store is opened.
@@ -317,179 +318,10 @@ impl Drop for Held {
     }
 }
 
-/// Erases the types of an update; `answer` gets the closure's answer or the group's failure.
-fn job<T, E>(
-    f: impl FnOnce(&mut Txn<'_>) -> Verdict<T, E> + Send + 'static,
-    answer: impl FnOnce(Result<T, E>) + Send + 'static,
-) -> Job
-where
-    T: Send + 'static,
-    E: From<StoreError> + Send + 'static,
-{
-    Box::new(move |txn| {
-        // What the closure leaves in `txn` is thrown away when it panics.
-        let (commit, result) = match catch_unwind(AssertUnwindSafe(|| f(txn))) {
-            Ok(Verdict::Commit(result)) => (true, result),
-            Ok(Verdict::Abort(error)) => (false, Err(error)),
-            Err(payload) => {
-                let message = panic_text(&*payload);
-                tracing::error!(message, "a metadata transaction panicked");
-                (false, Err(StoreError::Panicked { message }.into()))
-            }
-        };
-        let reply = move |group: Result<(), StoreError>| match group {
-            Ok(()) => answer(result),
-            Err(error) => answer(Err(error.into())),
-        };
-        Ran { commit, reply: Box::new(reply) }
-    })
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A view that refuses unknown tables.
-struct Known<'a> {
-    view: &'a dyn Read,
-    tables: &'a BTreeSet<Table>,
-}
-
-impl Read for Known<'_> {
-    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        known(self.tables, table)?;
-        self.view.get(table, key)
-    }
-
-    fn scan(
-        &self,
-        table: Table,
-        start: &[u8],
-        end: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Pair>, StoreError> {
-        known(self.tables, table)?;
-        self.view.scan(table, start, end, limit)
-    }
-}
-
-/// A state that cannot be read.
-pub(crate) struct Broken(pub(crate) StoreError);
-
-impl Read for Broken {
-    fn get(&self, _: Table, _: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Err(self.0.clone())
-    }
-
-    fn scan(
-        &self,
-        _: Table,
-        _: &[u8],
-        _: Option<&[u8]>,
-        _: usize,
-    ) -> Result<Vec<Pair>, StoreError> {
-        Err(self.0.clone())
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use super::*;
-
-    const T: Table = Table("t");
-
-    fn db() -> Db {
-        Db::in_memory(&[T]).unwrap()
-    }
-
-    #[tokio::test]
-    async fn commit_keeps_and_abort_drops() {
-        let db = db();
-        let answer: Result<u8, StoreError> = db
-            .update(|txn| {
-                txn.put(T, "a", "1").unwrap();
-                assert_eq!(txn.get(T, b"a").unwrap(), Some(b"1".to_vec()));
-                Verdict::Commit(Ok(7))
-            })
-            .await;
-        assert_eq!(answer.unwrap(), 7);
-        let answer: Result<(), StoreError> = db
-            .update(|txn| {
-                txn.delete(T, b"a");
-                Verdict::Abort(StoreError::Closed)
-            })
-            .await;
-        assert!(matches!(answer, Err(StoreError::Closed)));
-        let answer: Result<(), StoreError> = db
-            .update(|txn| {
-                txn.put(T, "b", "2").unwrap();
-                Verdict::Commit(Err(StoreError::Reentrant))
-            })
-            .await;
-        assert!(matches!(answer, Err(StoreError::Reentrant)));
-        let all = db.read(|state| state.scan_prefix(T, b"")).await.unwrap();
-        assert_eq!(all, vec![(b"a".to_vec(), b"1".to_vec()), (b"b".to_vec(), b"2".to_vec())]);
-    }
-
-    #[tokio::test]
-    async fn a_panic_and_an_unknown_table_fail_alone() {
-        let db = db();
-        let answer: Result<(), StoreError> = db
-            .update(|txn| {
-                txn.put(T, "a", "1").unwrap();
-                panic!("boom")
-            })
-            .await;
-        assert!(matches!(answer, Err(StoreError::Panicked { message }) if message == "boom"));
-        let answer: Result<(), StoreError> = db
-            .update(|txn| {
-                txn.put(T, "a", "1").unwrap();
-                txn.delete(Table("nope"), b"a");
-                Verdict::Commit(Ok(()))
-            })
-            .await;
-        assert!(matches!(answer, Err(StoreError::UnknownTable { .. })));
-        assert_eq!(db.len(T).unwrap(), 0);
-    }
-
-    #[tokio::test]
-    async fn callbacks_run_before_the_answer_and_only_after_a_commit() {
-        let db = db();
-        let called = Arc::new(AtomicBool::new(false));
-        let flag = called.clone();
-        let answer: Result<(), StoreError> = db
-            .update(|txn| {
-                txn.after_commit(Box::new(move || flag.store(true, Ordering::SeqCst)));
-                Verdict::Abort(StoreError::Closed)
-            })
-            .await;
-        answer.unwrap_err();
-        assert!(!called.load(Ordering::SeqCst));
-        let (flag, inner) = (called.clone(), db.clone());
-        let answer: Result<(), StoreError> = db
-            .update(move |txn| {
-                txn.after_commit(Box::new(move || {
-                    let again: Result<(), StoreError> =
-                        inner.update_blocking(|_| Verdict::Commit(Ok(())));
-                    flag.store(matches!(again, Err(StoreError::Reentrant)), Ordering::SeqCst);
-                }));
-                Verdict::Commit(Ok(()))
-            })
-            .await;
-        answer.unwrap();
-        assert!(called.load(Ordering::SeqCst));
-    }
-
-    #[test]
-    fn a_closed_store_says_so() {
-        let db = db();
-        let other = db.clone();
-        db.close().unwrap();
-        let answer: Result<(), StoreError> = other.update_blocking(|_| Verdict::Commit(Ok(())));
-        assert!(matches!(answer, Err(StoreError::Closed)));
-        let answer: Result<(), StoreError> = other.read_blocking(|_| Ok(()));
-        assert!(matches!(answer, Err(StoreError::Closed)));
-    }
-}
+#[path = "db_tests.rs"]
+mod tests;

@@ -162,3 +162,72 @@ fn merge_page(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::memory::Memory;
+    use super::super::versioned::Live;
+    use super::*;
+
+    const T: Table = Table("t");
+
+    fn batch(entries: &[(u16, Option<u8>)]) -> Batch {
+        let mut batch = Batch::default();
+        for (key, value) in entries {
+            batch.set(T, key.to_be_bytes().to_vec(), value.map(|value| vec![value]));
+        }
+        batch
+    }
+
+    /// Mostly a run of neighbours, so that pages fill up and whole pages are deleted.
+    fn entries(puts_only: bool) -> impl Strategy<Value = Vec<(u16, Option<u8>)>> {
+        let value = move || {
+            if puts_only { any::<u8>().prop_map(Some).boxed() } else { any::<Option<u8>>().boxed() }
+        };
+        let run = (0u16..600, 0u16..600, value())
+            .prop_map(|(from, length, value)| (from..from + length).map(|k| (k, value)).collect());
+        prop_oneof![run, vec((0u16..1200, value()), 0..300)]
+    }
+
+    proptest! {
+        #[test]
+        fn a_stack_of_overlays_is_one_map(
+            base in entries(true),
+            layers in vec(entries(false), 0..4),
+            start in 0u16..1300,
+            end in proptest::option::of(0u16..1300),
+            limit in prop_oneof![0usize..4, 250usize..260, 500usize..520, Just(usize::MAX)],
+        ) {
+            let memory = Memory::default();
+            memory.apply(&batch(&base)).unwrap();
+            let mut model: BTreeMap<u16, Option<u8>> = base.into_iter().collect();
+            model.extend(layers.iter().flatten().copied());
+            let layers: Vec<Batch> = layers.iter().map(|entries| batch(entries)).collect();
+            let expected: Vec<Pair> = model
+                .iter()
+                .filter(|(key, _)| **key >= start && end.is_none_or(|end| **key < end))
+                .filter_map(|(key, value)| Some((key.to_be_bytes().to_vec(), vec![(*value)?])))
+                .take(limit)
+                .collect();
+            stacked(&layers, &memory, &mut |top| {
+                let end = end.map(u16::to_be_bytes);
+                let end = end.as_ref().map(<[u8; 2]>::as_slice);
+                let found = top.scan(T, &start.to_be_bytes(), end, limit).unwrap();
+                // Not assert_eq: hundreds of entries say nothing.
+                assert!(found == expected, "{} entries for {}", found.len(), expected.len());
+                let got = top.get(T, &start.to_be_bytes()).unwrap();
+                assert_eq!(got, model.get(&start).copied().flatten().map(|value| vec![value]));
+            });
+        }
+    }
+
+    fn stacked(layers: &[Batch], below: &dyn Read, f: &mut dyn FnMut(&dyn Read)) {
+        match layers.split_first() {
+            None => f(below),
+            Some((above, rest)) => stacked(rest, &Overlay { above, below }, f),
+        }
+    }
+}

@@ -3,20 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::StoreError;
-use super::txn::Txn;
-
-/// Tells the caller how its group ended; on success the answer is the closure's own.
-pub(crate) type Reply = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
-
-/// What a job says when it has run: whether to commit, and how to answer.
-pub(crate) struct Ran {
-    pub(crate) commit: bool,
-    pub(crate) reply: Reply,
-}
-
-/// An update closure with its types erased. Must not panic: it catches its closure's panics.
-pub(crate) type Job = Box<dyn FnOnce(&mut Txn<'_>) -> Ran + Send>;
+use super::job::Job;
 
 #[derive(Default)]
 struct State {

@@ -228,3 +228,70 @@ impl<S: Live> Drop for VersionedView<'_, S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::memory::Memory;
+    use super::*;
+
+    const T: Table = Table("t");
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Commit(Vec<(u8, Option<u8>)>),
+        Take,
+        Drop(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => vec((0u8..12, any::<Option<u8>>()), 1..6).prop_map(Step::Commit),
+            2 => Just(Step::Take),
+            1 => (0usize..8).prop_map(Step::Drop),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_view_stays_where_it_was(steps in vec(step(), 1..40)) {
+            let store = Versioned::new(Memory::default());
+            let mut model: BTreeMap<u8, u8> = BTreeMap::new();
+            let mut views = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Commit(writes) => {
+                        let mut batch = Batch::default();
+                        for (key, value) in &writes {
+                            batch.set(T, vec![*key], value.map(|value| vec![value]));
+                            match value {
+                                Some(value) => drop(model.insert(*key, *value)),
+                                None => drop(model.remove(key)),
+                            }
+                        }
+                        let old = batch.old_values(&store.view()).unwrap();
+                        store.commit(&batch, old).unwrap();
+                    }
+                    Step::Take => views.push((store.view(), model.clone())),
+                    Step::Drop(n) if n < views.len() => drop(views.remove(n)),
+                    Step::Drop(_) => {}
+                }
+                for (view, then) in &views {
+                    let expected: Vec<Pair> =
+                        then.iter().map(|(key, value)| (vec![*key], vec![*value])).collect();
+                    prop_assert_eq!(view.scan(T, &[], None, usize::MAX).unwrap(), expected);
+                    for key in 0..12 {
+                        let got = view.get(T, &[key]).unwrap();
+                        prop_assert_eq!(got, then.get(&key).map(|value| vec![*value]));
+                    }
+                }
+            }
+            drop(views);
+            let old = Batch::default();
+            store.commit(&Batch::default(), old).unwrap();
+            prop_assert!(store.read().undo.is_empty(), "records outlive the views");
+        }
+    }
+}

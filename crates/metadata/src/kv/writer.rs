@@ -7,11 +7,13 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::job::{Job, Ran, Reply};
 use super::overlay::{Batch, Overlay};
-use super::queue::{Job, Queue, Ran, Reply};
-use super::read::Table;
+use super::queue::Queue;
+use super::read::{Read, Table};
 use super::seal::{Mark, Seal};
 use super::txn::{AfterCommit, Txn};
+use super::views::Broken;
 use super::{MetaStore, StoreError};
 
 /// Closures per group: bounds what the first of them waits for.
@@ -30,13 +32,7 @@ pub(crate) fn run(
     let _abandon = Abandon(queue);
     while let Some(job) = queue.next() {
         let mut group = Group::default();
-        let mut next = Some(job);
-        while let Some(job) = next.take() {
-            group.run(store, tables, job);
-            if group.replies.len() < GROUP_MAX && group.bytes < GROUP_BYTES_MAX {
-                next = queue.try_next();
-            }
-        }
+        group.gather(store, tables, job, queue);
         group.end(store, &mut seal, mark);
     }
 }
@@ -72,17 +68,34 @@ struct Group {
 }
 
 impl Group {
-    fn run(&mut self, store: &dyn MetaStore, tables: &BTreeSet<Table>, job: Job) {
+    /// Runs `first` and what waits behind it. The view ends with this, as a commit wants.
+    fn gather(
+        &mut self,
+        store: &dyn MetaStore,
+        tables: &BTreeSet<Table>,
+        first: Job,
+        queue: &Queue,
+    ) {
         let view = match store.view() {
             Ok(view) => view,
             Err(error) => {
                 // The closure has to run for its caller to be answered; it reads only failures.
-                let broken = super::db::Broken(error.clone());
-                let ran = job(&mut Txn::new(&broken, tables));
+                let broken = Broken(error.clone());
+                let ran = first(&mut Txn::new(&broken, tables));
                 return self.replies.push((ran.reply, Err(error)));
             }
         };
-        let state = Overlay { above: &self.writes, below: &*view };
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            self.run(store, &*view, tables, job);
+            if self.replies.len() < GROUP_MAX && self.bytes < GROUP_BYTES_MAX {
+                next = queue.try_next();
+            }
+        }
+    }
+
+    fn run(&mut self, store: &dyn MetaStore, view: &dyn Read, tables: &BTreeSet<Table>, job: Job) {
+        let state = Overlay { above: &self.writes, below: view };
         let mut txn = Txn::new(&state, tables);
         let Ran { commit, reply } = job(&mut txn);
         let admitted = !commit || txn.may_draw() || store.has_reserve();
