@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Response, Status};
 
 /// The program under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_gantryd");
@@ -60,6 +61,11 @@ impl Daemon {
     }
     pub(crate) fn configure(&self, text: &str) {
         fs::write(self.dir.path().join("config.toml"), text).unwrap();
+    }
+
+    /// The socket for shims.
+    pub(crate) fn ttrpc_socket(&self) -> String {
+        self.path("state/gantry.sock.ttrpc")
     }
 
     /// A connection to it, made at first use.
@@ -121,6 +127,31 @@ impl Daemon {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// `message` for namespace `namespace`.
+pub(crate) fn within<T>(namespace: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("containerd-namespace", namespace.parse().unwrap());
+    request
+}
+
+/// `message` for namespace `namespace`, what it touches kept by `lease`.
+pub(crate) fn leased<T>(namespace: &str, lease: &str, message: T) -> Request<T> {
+    let mut request = within(namespace, message);
+    request.metadata_mut().insert("containerd-lease", lease.parse().unwrap());
+    request
+}
+
+/// Asserts that a call failed so.
+#[track_caller]
+pub(crate) fn refused<T: std::fmt::Debug>(
+    outcome: Result<Response<T>, Status>,
+    code: Code,
+    text: &str,
+) {
+    let status = outcome.unwrap_err();
+    assert_eq!((status.code(), status.message()), (code, text));
 }
 
 impl Drop for Daemon {
