@@ -52,6 +52,11 @@ impl Ctr {
         present
     }
 
+    /// Whether it is containerd 2.4's, whose commands prefer the Transfer service.
+    pub fn is_current(&self) -> bool {
+        self.name == "ctr 2.4"
+    }
+
     fn find(name: &'static str, variable: &str, place: &str) -> Option<Self> {
         let chosen = std::env::var_os(variable).map(PathBuf::from);
         let program = chosen.unwrap_or_else(|| target().join("clients").join(place));

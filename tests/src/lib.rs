@@ -19,6 +19,7 @@
 pub mod ctr;
 pub mod daemon;
 pub mod home;
+pub mod image;
 pub mod leak;
 pub mod log;
 pub mod poll;

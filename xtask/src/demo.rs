@@ -16,19 +16,29 @@ const BUILD: Duration = Duration::from_secs(1200);
 const ANSWER: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_secs(10);
 
-/// What is shown, in order: why, and ctr's arguments.
+/// What is shown, in order: why, and ctr's arguments. `IMAGE` is the archive made by [`image`].
 const STEPS: &[(&str, &[&str])] = &[
     ("The client and the daemon agree on a protocol", &["version"]),
     ("What the daemon is made of", &["plugins", "ls"]),
     ("A namespace with a label", &["namespaces", "create", "demo", "owner=you"]),
-    ("The namespaces there are", &["namespaces", "ls"]),
-    ("A lease keeps content from collection", &["-n", "demo", "leases", "create", "--id", "keep"]),
-    ("It is there", &["-n", "demo", "leases", "ls"]),
+    (
+        "An image: its blobs stored, its layers unpacked",
+        &["-n", "demo", "images", "import", "--base-name", "example/busybox", "IMAGE"],
+    ),
+    (
+        "A container that may run it",
+        &["-n", "demo", "containers", "create", "example/busybox:demo", "sleeper", "sleep", "60"],
+    ),
 ];
 /// What is shown after `kill -9` and a new start.
 const AFTER: &[(&str, &[&str])] = &[
-    ("Nothing acknowledged is lost", &["namespaces", "ls"]),
-    ("The lease as well", &["-n", "demo", "leases", "ls"]),
+    ("Nothing acknowledged is lost: the namespace", &["namespaces", "ls"]),
+    ("the image, every blob of it", &["-n", "demo", "images", "check"]),
+    ("the snapshots of its layers", &["-n", "demo", "snapshots", "ls"]),
+    ("the container", &["-n", "demo", "containers", "ls"]),
+    ("Removed again", &["-n", "demo", "containers", "rm", "sleeper"]),
+    ("and collected", &["-n", "demo", "images", "rm", "--sync", "example/busybox:demo"]),
+    ("which leaves no content", &["-n", "demo", "content", "ls"]),
 ];
 
 /// Arguments of `cargo xtask demo`.
@@ -61,15 +71,16 @@ impl Demo {
 }
 
 fn show(home: &Path, ctr: &Path) -> Result<()> {
+    let image = image(home)?;
     let mut daemon = Daemon::start(home)?;
     for step in STEPS {
-        drive(&daemon, ctr, step)?;
+        drive(&daemon, ctr, step, &image)?;
     }
     println!("\n# kill -9, and a new start on the same root");
     daemon.kill()?;
     daemon = Daemon::start(home)?;
     for step in AFTER {
-        drive(&daemon, ctr, step)?;
+        drive(&daemon, ctr, step, &image)?;
     }
     println!("\n# Done. Any containerd client reaches a daemon of yours by its socket:");
     println!("#   {} --root DIR --state DIR --address SOCKET", program().display());
@@ -77,10 +88,42 @@ fn show(home: &Path, ctr: &Path) -> Result<()> {
     daemon.stop()
 }
 
-fn drive(daemon: &Daemon, ctr: &Path, (why, args): &(&str, &[&str])) -> Result<()> {
+/// An image of busybox in one archive, made here so that no registry is needed.
+fn image(home: &Path) -> Result<String> {
+    let [layout, bundle, archive] = ["oci", "bundle", "busybox.tar"].map(|name| home.join(name));
+    let archive = archive.display().to_string();
+    if Path::new(&archive).is_file() {
+        return Ok(archive);
+    }
+    let image = format!("{}:demo", layout.display());
+    let umoci = |args: &[&str]| {
+        let mut command = Command::new("umoci");
+        command.args(args).stdout(Stdio::null());
+        run(&format!("umoci {}", args.join(" ")), &mut command, ANSWER)
+    };
+    let rootfs = bundle.join("rootfs/bin");
+    let bundle = bundle.display().to_string();
+    umoci(&["init", "--layout", &layout.display().to_string()])?;
+    umoci(&["new", "--image", &image])?;
+    umoci(&["unpack", "--image", &image, &bundle])?;
+    fs::create_dir_all(&rootfs)?;
+    fs::copy("/bin/busybox", rootfs.join("busybox"))?;
+    for name in ["sh", "sleep", "true", "echo"] {
+        std::os::unix::fs::symlink("busybox", rootfs.join(name))?;
+    }
+    umoci(&["repack", "--image", &image, &bundle])?;
+    umoci(&["config", "--image", &image, "--config.cmd", "sh"])?;
+    let mut tar = Command::new("tar");
+    run("tar", tar.arg("-C").arg(&layout).args(["-cf", &archive, "."]), ANSWER)?;
+    Ok(archive)
+}
+
+fn drive(daemon: &Daemon, ctr: &Path, (why, args): &(&str, &[&str]), image: &str) -> Result<()> {
+    let args: Vec<&str> =
+        args.iter().map(|arg| if *arg == "IMAGE" { image } else { arg }).collect();
     println!("\n# {why}\n$ ctr {}", args.join(" "));
     let mut command = Command::new(ctr);
-    command.arg("--address").arg(&daemon.socket).args(*args);
+    command.arg("--address").arg(&daemon.socket).args(&args);
     run(&format!("ctr {}", args.join(" ")), &mut command, ANSWER)
 }
 

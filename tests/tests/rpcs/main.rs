@@ -26,10 +26,17 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// The rows whose service is served, with the method's input type.
 async fn served(daemon: &Daemon) -> (DescriptorPool, Vec<Row>) {
     let pool = soon("reflection", reflect::pool(&daemon.channel())).await;
-    let rows = rows::all(daemon.namespace());
+    let rows = rows::all(daemon.namespace(), &compared(&daemon));
     let methods = reflect::methods(&pool);
     let served = rows.into_iter().filter(|row| methods.contains(row.method));
     (pool.clone(), served.collect())
+}
+
+/// A directory of the test, for the service that compares directories.
+fn compared(daemon: &Daemon) -> String {
+    let dir = daemon.home().join("compared");
+    std::fs::create_dir_all(&dir).unwrap();
+    dir.to_string_lossy().into_owned()
 }
 
 fn limit(row: &Row) -> Duration {
@@ -59,7 +66,7 @@ async fn blames_the_request(daemon: &Daemon, row: &Row, what: &str, answer: &Ans
 async fn every_rpc_that_is_served_has_a_row() {
     let daemon = Daemon::start().await;
     let pool = soon("reflection", reflect::pool(&daemon.channel())).await;
-    let rows = rows::all(daemon.namespace());
+    let rows = rows::all(daemon.namespace(), &compared(&daemon));
     let known: BTreeSet<&str> = rows.iter().map(|row| row.method).collect();
     assert_eq!(known.len(), rows.len(), "a method has two rows");
     let methods = reflect::methods(&pool);
