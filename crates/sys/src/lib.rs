@@ -14,5 +14,6 @@
 #![allow(unsafe_code)] // here and nowhere else in the workspace
 
 pub mod fd;
+pub mod mount;
 pub mod process;
 pub mod socket;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::frame::{self, Incoming};
 use crate::message::{Code, Request, Response, Status, status};
@@ -29,6 +29,8 @@ pub struct Connection<R> {
     reader: R,
     replies: mpsc::Sender<Vec<u8>>,
     last_stream: u32,
+    // Dropped with the connection; the writer then sends what is queued and ends.
+    _open: oneshot::Sender<()>,
 }
 
 /// One call.
@@ -45,12 +47,18 @@ pub struct Call {
 pub struct Reply {
     stream: u32,
     slot: mpsc::OwnedPermit<Vec<u8>>,
+    alive: mpsc::Sender<Vec<u8>>,
 }
 
 impl Reply {
     /// Sends the answer; dropped when the connection is gone.
     pub fn send(self, result: Result<Vec<u8>, Status>) {
         self.slot.send(encode(self.stream, result));
+    }
+
+    /// Returns when the connection is gone: nobody will read the answer. Cancel safe.
+    pub async fn closed(&self) {
+        self.alive.closed().await;
     }
 }
 
@@ -67,8 +75,8 @@ fn encode(stream: u32, result: Result<Vec<u8>, Status>) -> Vec<u8> {
     })
 }
 
-/// Serves one connection: the calls, and the task that writes the answers. That task ends by
-/// itself when the [`Connection`] and every [`Reply`] are gone; it is returned for spawning.
+/// Serves one connection: the calls, and the task that writes the answers, to be spawned. It ends
+/// when the [`Connection`] is dropped, after it has written what was answered by then.
 pub fn connection<R, W>(
     reader: R,
     writer: W,
@@ -78,11 +86,29 @@ where
     W: AsyncWrite + Unpin,
 {
     let (replies, queue) = mpsc::channel(CALLS_IN_FLIGHT_MAX);
-    (Connection { reader, replies, last_stream: 0 }, write_all(writer, queue))
+    let (open, closed) = oneshot::channel();
+    let connection = Connection { reader, replies, last_stream: 0, _open: open };
+    (connection, write_all(writer, queue, closed))
 }
 
-async fn write_all(mut writer: impl AsyncWrite + Unpin, mut queue: mpsc::Receiver<Vec<u8>>) {
-    while let Some(frame) = queue.recv().await {
+async fn write_all(
+    mut writer: impl AsyncWrite + Unpin,
+    mut queue: mpsc::Receiver<Vec<u8>>,
+    mut closed: oneshot::Receiver<()>,
+) {
+    let mut open = true;
+    loop {
+        let frame = tokio::select! {
+            biased;
+            frame = queue.recv() => frame,
+            _ = &mut closed, if open => {
+                open = false;
+                // From here on only what is queued comes out, then nothing.
+                queue.close();
+                continue;
+            }
+        };
+        let Some(frame) = frame else { break };
         match tokio::time::timeout(WRITE, writer.write_all(&frame)).await {
             Ok(Ok(())) => {}
             // What is still queued is for a peer that is gone.
@@ -111,7 +137,8 @@ impl<R: AsyncRead + Unpin> Connection<R> {
                 Some(Incoming::Frame(header, data)) => match self.accept(header, &data) {
                     Ok(Some(request)) => match self.replies.clone().try_reserve_owned() {
                         Ok(slot) => {
-                            let reply = Reply { stream: header.stream, slot };
+                            let alive = self.replies.clone();
+                            let reply = Reply { stream: header.stream, slot, alive };
                             return Ok(Some(Call { request, reply }));
                         }
                         Err(mpsc::error::TrySendError::Closed(_)) => return Ok(None),

@@ -123,6 +123,11 @@ pub mod containerd {
     }
 }
 pub mod gantry {
+    pub mod shim {
+        pub mod v1 {
+            include!("gantry.shim.v1.rs");
+        }
+    }
     pub mod store {
         pub mod v1 {
             include!("gantry.store.v1.rs");
