@@ -18,6 +18,7 @@
 //! Must not: know what the bytes mean; do I/O in a closure's name other than the store's own.
 
 mod backend;
+mod compact;
 mod db;
 mod dir;
 mod error;
@@ -54,6 +55,9 @@ pub const FAILPOINTS: &[&str] = &[
     "kv.commit/flush",
     "kv.commit/fdatasync",
     "kv.commit/after-commit",
+    "kv.compact/copied",
+    "kv.compact/unindexed",
+    "kv.compact/renamed",
     "kv.export/sync",
     "kv.export/rename",
 ];

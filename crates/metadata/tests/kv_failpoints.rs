@@ -334,6 +334,88 @@ fn an_export_that_fails_keeps_the_last_one() {
     db.close().unwrap();
 }
 
+/// A log with a long-lived entry among many short-lived ones, over and over. On tmpfs, where a
+/// commit costs little.
+fn bloated(dir: &Path) -> u64 {
+    let db = open(dir, BackendKind::Sled);
+    for n in 0..5000u32 {
+        db.update_blocking(move |txn| {
+            if n.is_multiple_of(20) {
+                txn.put(A, n.to_be_bytes(), vec![1; 100]).unwrap();
+            }
+            txn.put(B, n.to_be_bytes(), vec![2; 1200]).unwrap();
+            if n >= 30 {
+                txn.delete(B, &(n - 30).to_be_bytes());
+            }
+            Verdict::Commit(Ok::<_, StoreError>(()))
+        })
+        .unwrap();
+    }
+    db.close().unwrap();
+    std::fs::metadata(dir.join("meta/db")).unwrap().len()
+}
+
+fn open_compacting(dir: &Path) -> Result<Db, StoreError> {
+    let options = Options { compact_above: 1 << 20, ..Options::default() };
+    Db::open(&dir.join("meta"), BackendKind::Sled, &[A, B], &options)
+}
+
+fn assert_compact(db: &Db, dir: &Path, before: u64) {
+    db.verify().unwrap();
+    assert_eq!((db.len(A).unwrap(), db.len(B).unwrap()), (250, 30));
+    let after = std::fs::metadata(dir.join("meta/db")).unwrap().len();
+    assert!(after < before / 3, "{before} -> {after}");
+    assert!(!dir.join("meta/compacting").exists());
+    db.update_blocking(|txn| Verdict::from(put(txn, "k", "v"))).unwrap();
+}
+
+#[test]
+fn a_long_log_is_written_anew() {
+    let _scenario = FailScenario::setup();
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let before = bloated(dir.path());
+    // One that fails costs nothing and is no reason not to open.
+    fail::cfg("kv.compact/copied", "1*return(28)").unwrap();
+    let db = open_compacting(dir.path()).unwrap();
+    db.verify().unwrap();
+    assert!(!dir.path().join("meta/compacting").exists());
+    db.close().unwrap();
+    let db = open_compacting(dir.path()).unwrap();
+    assert_compact(&db, dir.path(), before);
+    db.close().unwrap();
+    let db = open_compacting(dir.path()).unwrap();
+    db.verify().unwrap();
+    db.close().unwrap();
+}
+
+#[test]
+fn compacting_child() {
+    let Ok(failpoint) = std::env::var("GANTRY_KV_COMPACT_DIE_AT") else { return };
+    fail::cfg_callback(failpoint, || std::process::abort()).unwrap();
+    let _ = open_compacting(Path::new(&std::env::var("GANTRY_KV_DIR").unwrap()));
+}
+
+#[test]
+fn death_while_compacting_loses_nothing() {
+    let _scenario = FailScenario::setup();
+    for failpoint in FAILPOINTS.iter().filter(|name| name.starts_with("kv.compact/")) {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let before = bloated(dir.path());
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "compacting_child", "--nocapture", "--test-threads=1"])
+            .env("GANTRY_KV_COMPACT_DIE_AT", failpoint)
+            .env("GANTRY_KV_DIR", dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(!status.success(), "{failpoint} was not reached");
+        let db = open_compacting(dir.path()).unwrap();
+        assert_compact(&db, dir.path(), before);
+        db.close().unwrap();
+    }
+}
+
 /// Dies at the n-th passage of a failpoint.
 #[test]
 fn child() {

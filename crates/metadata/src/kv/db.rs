@@ -26,6 +26,9 @@ pub struct Options {
     pub cache_bytes: u64,
     /// Bytes kept back on the disk so that deletes work when it is full.
     pub reserve_bytes: u64,
+    /// sled: length of the log below which it is never written anew at open. See the module
+    /// `compact`.
+    pub compact_above: u64,
     /// Open also a store that has lost commits or entries, as long as it can be read. Once, on
     /// the operator's word: what is not in the store is garbage to those who collect it.
     pub accept_loss: bool,
@@ -33,7 +36,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 2 << 20, reserve_bytes: 8 << 20, accept_loss: false }
+        Self {
+            cache_bytes: 2 << 20,
+            reserve_bytes: 8 << 20,
+            compact_above: 32 << 20,
+            accept_loss: false,
+        }
     }
 }
 

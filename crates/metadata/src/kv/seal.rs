@@ -11,10 +11,11 @@
 //! unflushed, so that a power cut can only leave an older one.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -122,6 +123,7 @@ pub(crate) struct Audit<'a> {
     found: Seal,
     hidden: Seal,
     stored: Option<Seal>,
+    bytes: u64,
 }
 
 /// What an audit found.
@@ -131,14 +133,17 @@ pub(crate) struct Audited {
     pub(crate) seal: Seal,
     /// What of it lies in tables this process was not told of, and so cannot read again.
     pub(crate) hidden: Seal,
+    /// Bytes of all keys and values.
+    pub(crate) bytes: u64,
 }
 
 impl<'a> Audit<'a> {
     pub(crate) fn new(known: &'a BTreeSet<Table>) -> Self {
-        Self { known, found: Seal::default(), hidden: Seal::default(), stored: None }
+        Self { known, found: Seal::default(), hidden: Seal::default(), stored: None, bytes: 0 }
     }
 
     pub(crate) fn entry(&mut self, table: &str, key: &[u8], value: &[u8]) {
+        self.bytes += (key.len() + value.len()) as u64;
         if table == TABLE.0 {
             self.stored = Seal::decode(value);
             return;
@@ -165,18 +170,23 @@ impl<'a> Audit<'a> {
                 stored.entries, self.found.entries
             ));
         }
-        Ok(Audited { seal: stored, hidden: self.hidden })
+        Ok(Audited { seal: stored, hidden: self.hidden, bytes: self.bytes })
     }
 
     /// As found, whatever was committed: numbered after everything that may have been.
     pub(crate) fn accept(self, mark: Option<u64>) -> Audited {
         let stored = self.stored.unwrap_or_default().commits;
         let commits = stored.max(mark.unwrap_or(0));
-        Audited { seal: Seal { commits, ..self.found }, hidden: self.hidden }
+        Audited { seal: Seal { commits, ..self.found }, hidden: self.hidden, bytes: self.bytes }
     }
 }
 
-/// The file that says how many commits the store has seen.
+/// How often and how far apart an open asks for the lock that a dying process still holds: 5 s.
+const LOCK_ATTEMPTS: u32 = 250;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// The file that says how many commits the store has seen. It is locked as long as it is open:
+/// the backends' own locks have gaps, where a store is opened anew or written anew.
 #[derive(Debug)]
 pub(crate) struct Mark {
     file: File,
@@ -188,10 +198,22 @@ impl Mark {
     /// The mark of the store in `dir`, and what it says; a new or torn one says nothing.
     pub(crate) fn open(store: &Path) -> Result<(Self, Option<u64>), StoreError> {
         let path: PathBuf = store.join(Self::FILE);
-        let opened = || -> io::Result<(File, Option<u64>, bool)> {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false);
-            let file = options.open(&path)?;
+        let failed = |error| StoreError::io(format!("open {}", path.display()), error);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let file = options.open(&path).map_err(failed)?;
+        let mut attempt = 0;
+        while let Err(error) = file.try_lock() {
+            match error {
+                TryLockError::WouldBlock if attempt < LOCK_ATTEMPTS => attempt += 1,
+                TryLockError::WouldBlock => {
+                    return Err(StoreError::Locked { path: store.to_owned() });
+                }
+                TryLockError::Error(error) => return Err(failed(error)),
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        let said = || -> io::Result<(Option<u64>, bool)> {
             let mut bytes = [0; 24];
             let new = file.metadata()?.len() < 24;
             if new {
@@ -203,10 +225,9 @@ impl Mark {
             let (number, _) = bytes.split_first_chunk().unwrap_or((&[0; 8], &[]));
             let number = u64::from_be_bytes(*number);
             let valid = !new && bytes == record(number);
-            Ok((file, valid.then_some(number), new))
+            Ok((valid.then_some(number), new))
         };
-        let (file, number, new) =
-            opened().map_err(|error| StoreError::io(format!("open {}", path.display()), error))?;
+        let (number, new) = said().map_err(failed)?;
         if new {
             dir::sync(store)?;
         }
@@ -271,8 +292,11 @@ mod tests {
         let (mark, said) = Mark::open(dir.path()).unwrap();
         assert_eq!(said, None);
         mark.write(7);
-        assert_eq!(Mark::open(dir.path()).unwrap().1, Some(7));
+        drop(mark);
+        let (mark, said) = Mark::open(dir.path()).unwrap();
+        assert_eq!(said, Some(7));
         mark.file.write_all_at(&[9], 3).unwrap();
+        drop(mark);
         assert_eq!(Mark::open(dir.path()).unwrap().1, None);
     }
 }

@@ -13,6 +13,7 @@
 //! One tree holds all tables: key = table, NUL, key. So an atomic batch of sled is an atomic batch
 //! over tables. Invariant: table names hold no NUL.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,7 +30,7 @@ use super::read::{Pair, Read, Table, prefix_end};
 use super::reserve::Reserve;
 use super::seal::{Audit, Audited};
 use super::versioned::{Live, Versioned};
-use super::{BackendKind, MetaStore, Options, StoreError, dir};
+use super::{BackendKind, MetaStore, Options, StoreError, compact, dir};
 
 /// Released when an open finds no room to write its snapshot, and made again after it.
 const SPARE_FILE: &str = "spare";
@@ -62,8 +63,35 @@ pub(crate) fn open(
     options: &Options,
     judge: Judge<'_>,
 ) -> Result<(Versioned<Sled>, Audited), StoreError> {
-    let (db, audited) = open_hardened(dir, options, &|db| audit(dir, db, tables, judge))?;
+    compact::clean(dir)?;
+    let examine = |db: &sled::Db| audit(dir, db, tables, judge);
+    let (mut db, mut audited) = open_hardened(dir, options, &examine)?;
     let path = dir.join(BackendKind::Sled.file());
+    let length = fs::metadata(&path).map_or(0, |meta| meta.len());
+    if compact::wanted(length, audited.bytes, options.compact_above) {
+        tracing::info!(length, held = audited.bytes, "writing the metadata store anew");
+        let open_new = |new: &Path| open_unlocked(new, options);
+        let copied = catch_unwind(AssertUnwindSafe(|| {
+            compact::copy(dir, &db, open_new, |error| translate(dir, error))
+        }));
+        match copied.unwrap_or_else(|payload| Err(panicked(dir, &*payload))) {
+            Ok(()) => {
+                guarded(dir, || {
+                    drop(db);
+                    Ok(())
+                })?;
+                if let Err(error) = compact::replace(dir) {
+                    // Either log is whole; the audit below says so.
+                    tracing::warn!(%error, "putting the new metadata log in place failed");
+                }
+                (db, audited) = open_hardened(dir, options, &examine)?;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the metadata store stays as long as it is");
+                compact::clean(dir)?;
+            }
+        }
+    }
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -209,10 +237,14 @@ fn guarded<T>(dir: &Path, call: impl FnOnce() -> sled::Result<T>) -> Result<T, S
     // reads have no state.
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(outcome) => outcome.map_err(|error| translate(dir, error)),
-        Err(payload) => Err(StoreError::Corrupt {
-            path: dir.to_owned(),
-            detail: format!("sled panicked: {}", super::panic_text(&*payload)),
-        }),
+        Err(payload) => Err(panicked(dir, &*payload)),
+    }
+}
+
+fn panicked(dir: &Path, payload: &(dyn Any + Send)) -> StoreError {
+    StoreError::Corrupt {
+        path: dir.to_owned(),
+        detail: format!("sled panicked: {}", super::panic_text(payload)),
     }
 }
 
