@@ -25,5 +25,5 @@ mod values;
 pub use collect::{Collected, Collector, Reclaim, Schedule, Scheduler};
 pub use intent::{IntentId, Recoverer};
 pub use journal::{Journal, Recorded, Subscription};
-pub use metadata::{Metadata, OpenOptions};
+pub use metadata::{LAST_EXPORT, Metadata, OpenOptions};
 pub use tx::{Tx, View};

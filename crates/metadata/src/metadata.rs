@@ -6,9 +6,9 @@ use std::sync::Arc;
 use gantry_core::{Clock, Result};
 
 use crate::journal::Journal;
-use crate::kv::{BackendKind, Db, Options, Verdict};
+use crate::kv::{BackendKind, Db, Options, Verdict, export};
 use crate::migrate;
-use crate::schema::TABLES;
+use crate::schema::{TABLES, VERSION};
 use crate::stores::touched::Touched;
 use crate::tx::{Tx, View};
 
@@ -20,6 +20,9 @@ pub struct OpenOptions {
     /// Which backend keeps it.
     pub backend: BackendKind,
 }
+
+/// The export that a clean stop leaves in the store's folder.
+pub const LAST_EXPORT: &str = "last-stop.export";
 
 /// The open metadata store.
 pub struct Metadata {
@@ -66,6 +69,48 @@ impl Metadata {
             touched: Arc::new(Touched::default()),
             folder,
         }))
+    }
+
+    /// Writes the whole store to the file `path`, as JSON lines with version and checksum.
+    /// Blocks; the file appears under its name once it is whole and on disk.
+    ///
+    /// # Errors
+    /// What the file system or the store fails with.
+    pub fn export(&self, path: &Path) -> Result<export::Summary> {
+        let version = migrate::version(&self.db)?.unwrap_or(VERSION);
+        Ok(export::write(&self.db, version, path)?)
+    }
+
+    /// Fills the empty store of `options` from the export `path`, in one transaction. Blocks.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when the store is not empty or the export is of a newer build;
+    /// `DataLoss` when the export is not whole.
+    pub fn import(options: &OpenOptions, path: &Path) -> Result<usize> {
+        let export = export::Export::open(path)?;
+        migrate::refuse_newer_export(path, export.schema())?;
+        migrate::refuse_newer(&options.folder)?;
+        let db = Db::open(&options.folder, options.backend, TABLES, &Options::default())?;
+        let entries = export.len();
+        let done = export
+            .import_into(&db)
+            .map_err(gantry_core::Error::from)
+            .and_then(|()| migrate::run(&db, &options.folder, migrate::MIGRATIONS));
+        db.close()?;
+        done.map(|()| entries)
+    }
+
+    /// Exports the store beside itself ([`LAST_EXPORT`]) and closes it. Blocks.
+    ///
+    /// # Errors
+    /// What the file system or the store fails with; the store is closed all the same.
+    pub fn close(&self) -> Result<()> {
+        let exported = match &self.folder {
+            Some(folder) => self.export(&folder.join(LAST_EXPORT)).map(drop),
+            None => Ok(()),
+        };
+        let closed = self.db.clone().close().map_err(gantry_core::Error::from);
+        exported.map_err(|e| e.context("export on stop")).and(closed)
     }
 
     /// The journal of events.

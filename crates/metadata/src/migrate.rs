@@ -5,7 +5,8 @@
 //! build is refused before it is opened (opening may write).
 //!
 //! A migration is one transaction on exactly the version before it, so a kill leaves the old
-//! version or the new one. Before the first step the store is exported to a file.
+//! version or the new one. Before the first step the store is exported to a file beside it
+//! (`before-migration-from-N.export`), with which the older build can go on.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,11 +14,15 @@ use std::path::Path;
 
 use gantry_core::{Error, Result};
 
-use crate::kv::{Db, Txn, Verdict};
+use crate::kv::{Db, Txn, Verdict, export};
 use crate::schema::{META, VERSION};
 
 const VERSION_KEY: &[u8] = b"schema-version";
 const VERSION_FILE: &str = "schema-version";
+
+/// Where a run can be made to end by tests.
+pub const FAILPOINTS: &[&str] =
+    &["meta.migrate/exported", "meta.migrate/stepped", "meta.migrate/version-file"];
 
 /// One step from a schema version to the next.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +54,25 @@ pub fn refuse_newer(folder: &Path) -> Result<()> {
     }
 }
 
+/// The version that the open store has.
+///
+/// # Errors
+/// What the store fails with.
+pub fn version(db: &Db) -> Result<Option<u32>> {
+    db.read_blocking(|read| {
+        let value = read.get(META, VERSION_KEY)?;
+        Ok(value.and_then(|v| <[u8; 4]>::try_from(v).ok()).map(u32::from_be_bytes))
+    })
+}
+
+/// Refuses an export that a newer build wrote.
+///
+/// # Errors
+/// `FailedPrecondition` that names both versions and the remedy.
+pub fn refuse_newer_export(path: &Path, found: u32) -> Result<()> {
+    refuse(path, found)
+}
+
 fn refuse(folder: &Path, found: u32) -> Result<()> {
     if found <= VERSION {
         return Ok(());
@@ -66,16 +90,18 @@ fn refuse(folder: &Path, found: u32) -> Result<()> {
 /// `FailedPrecondition` for a newer store; what a migration or the file system fails with.
 pub fn run(db: &Db, folder: &Path, migrations: &[Migration]) -> Result<()> {
     let last = migrations.last().map_or(VERSION, |m| m.to.max(VERSION));
-    let found: Option<u32> = db.read_blocking(|read| {
-        let value = read.get(META, VERSION_KEY)?;
-        Ok::<_, Error>(value.and_then(|v| <[u8; 4]>::try_from(v).ok()).map(u32::from_be_bytes))
-    })?;
-    let Some(mut version) = found else {
+    let Some(mut version) = version(db)? else {
         set_version(db, last)?;
         return write_version_file(folder, last);
     };
     if version > last {
         return refuse(folder, version);
+    }
+    if version < last {
+        let path = folder.join(format!("before-migration-from-{version}.export"));
+        export::write(db, version, &path)
+            .map_err(|e| Error::from(e).context("export before a migration"))?;
+        fail::fail_point!("meta.migrate/exported");
     }
     for step in migrations {
         if step.to <= version {
@@ -92,6 +118,7 @@ pub fn run(db: &Db, folder: &Path, migrations: &[Migration]) -> Result<()> {
         })
         .map_err(|e: Error| e.context(format!("migrate the metadata to schema version {to}")))?;
         version = to;
+        fail::fail_point!("meta.migrate/stepped");
     }
     write_version_file(folder, version)
 }
@@ -115,6 +142,7 @@ fn write_version_file(folder: &Path, version: u32) -> Result<()> {
     let temporary = folder.join("schema-version.new");
     fs::write(&temporary, &text).map_err(failed)?;
     fs::File::open(&temporary).and_then(|f| f.sync_all()).map_err(failed)?;
+    fail::fail_point!("meta.migrate/version-file");
     fs::rename(&temporary, &path).map_err(failed)?;
     fs::File::open(folder).and_then(|f| f.sync_all()).map_err(failed)
 }

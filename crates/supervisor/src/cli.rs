@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::load::{self, ConfigError};
 use crate::config::value::LogLevel;
 use crate::config::{Config, DEFAULT_FILE, render};
+use crate::meta::MetaCommand;
 use crate::{chain, daemon};
 
 /// Run containers: the daemon.
@@ -48,6 +49,9 @@ enum Command {
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Check, export or import the metadata of a daemon that does not run
+    #[command(subcommand)]
+    Meta(MetaCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -108,7 +112,8 @@ impl Cli {
         let Self { flags, command } = self;
         let outcome = match command {
             None => daemon::run(flags).map_err(|error| chain(&error)),
-            Some(Command::Config(command)) => command.run(&flags),
+            Some(Command::Config(command)) => command.run(&flags).and_then(|text| print(&text)),
+            Some(Command::Meta(command)) => command.run(&flags).and_then(|text| print(&text)),
         };
         match outcome {
             Ok(()) => ExitCode::SUCCESS,
@@ -122,8 +127,8 @@ impl Cli {
 }
 
 impl ConfigCommand {
-    fn run(self, flags: &Flags) -> Result<(), String> {
-        let text = match self {
+    fn run(self, flags: &Flags) -> Result<String, String> {
+        Ok(match self {
             Self::Default => {
                 render::commented(&Config::default()).map_err(|error| chain(&error))?
             }
@@ -137,12 +142,15 @@ impl ConfigCommand {
                 config.address = config.grpc_socket();
                 render::commented(&config).map_err(|error| chain(&error))?
             }
-        };
-        match io::stdout().write_all(text.as_bytes()) {
-            // A reader that has seen enough, such as head(1).
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.map_err(|error| format!("cannot write: {error}")),
-        }
+        })
+    }
+}
+
+fn print(text: &str) -> Result<(), String> {
+    match io::stdout().write_all(text.as_bytes()) {
+        // A reader that has seen enough, such as head(1).
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| format!("cannot write: {error}")),
     }
 }
 

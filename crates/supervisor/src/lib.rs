@@ -14,6 +14,7 @@ mod folders;
 mod identity;
 pub mod lock;
 pub mod logs;
+pub mod meta;
 pub mod notify;
 pub mod rpc;
 pub mod services;

@@ -5,15 +5,13 @@ use std::sync::Arc;
 
 use gantry_core::snapshot::{Driver, Snapshotter};
 use gantry_core::{Clock, Error, Result, SnapshotterName};
-use gantry_metadata::kv::BackendKind;
-use gantry_metadata::{Metadata, OpenOptions, Reclaim, Schedule};
+use gantry_metadata::{Metadata, Reclaim, Schedule};
 use gantry_plugin::{Graph, Handle, Plugin, PluginType};
 use gantry_plugin_content::{LocalStore, Sharing};
 use gantry_plugin_diff::Walking;
 use gantry_plugin_snapshots::BuiltinSnapshotter;
 use tonic::async_trait;
 
-use crate::config::value::Backend;
 use crate::config::{Config, Gc};
 use crate::folders;
 
@@ -31,17 +29,12 @@ pub(super) fn metadata_plugin(config: &Config) -> Plugin {
 }
 
 pub(super) async fn open_metadata(config: &Config, clock: Arc<dyn Clock>) -> Result<Arc<Metadata>> {
-    let backend = match config.metadata.backend {
-        Backend::Sled => BackendKind::Sled,
-        Backend::Redb => BackendKind::Redb,
-    };
-    let options = OpenOptions { folder: config.root.join("meta"), backend };
+    let options = crate::meta::options(config);
     blocking("open metadata store", move || Metadata::open(&options, clock)).await
 }
 
 pub(super) async fn close_metadata(metadata: Arc<Metadata>) {
-    let db = metadata.db().clone();
-    if let Err(error) = blocking("close metadata store", move || Ok(db.close()?)).await {
+    if let Err(error) = blocking("close metadata store", move || metadata.close()).await {
         tracing::error!(error = error.message(), "metadata store not closed cleanly");
     }
 }
