@@ -17,6 +17,7 @@ use gantry_api::containerd::services::images::v1::images_server::ImagesServer;
 use gantry_api::containerd::services::introspection::v1::introspection_server::IntrospectionServer;
 use gantry_api::containerd::services::leases::v1::leases_server::LeasesServer;
 use gantry_api::containerd::services::namespaces::v1::namespaces_server::NamespacesServer;
+use gantry_api::containerd::services::sandbox::v1::store_server::StoreServer;
 use gantry_api::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use gantry_api::containerd::services::version::v1::version_server::VersionServer;
 use gantry_core::snapshot::Snapshotter;
@@ -40,6 +41,7 @@ use crate::services::images::ImagesService;
 use crate::services::introspection::{IntrospectionService, PluginList};
 use crate::services::leases::LeasesService;
 use crate::services::namespaces::NamespacesService;
+use crate::services::sandboxes::SandboxesService;
 use crate::services::snapshots::SnapshotsService;
 use crate::services::version::VersionService;
 use crate::{identity, ttrpc};
@@ -149,6 +151,10 @@ pub async fn start(config: &Config, background: &Background) -> Result<Builtins>
     let leases: Handle<stores::Leases> =
         graph.start(leases, async || Ok(Arc::new(stores::Leases::new(metadata.get()?)))).await;
 
+    let plugin = Plugin::new(PluginType::SandboxStore, "local").needs(&metadata);
+    let sandboxes: Handle<stores::Sandboxes> =
+        graph.start(plugin, async || Ok(Arc::new(stores::Sandboxes::new(metadata.get()?)))).await;
+
     serve!(graph, services, config, "version", [], VersionServer::new(VersionService));
     serve!(graph, services, config, "namespaces", [metadata], {
         let namespaces = stores::Namespaces::new(metadata.get()?);
@@ -180,6 +186,9 @@ pub async fn start(config: &Config, background: &Background) -> Result<Builtins>
     serve!(graph, services, config, "containers", [metadata], {
         let containers = stores::Containers::new(metadata.get()?);
         ContainersServer::new(ContainersService::new(containers))
+    });
+    serve!(graph, services, config, "sandboxes", [sandboxes], {
+        StoreServer::new(SandboxesService::new((*sandboxes.get()?).clone()))
     });
     serve!(graph, services, config, "images", [metadata, gc], {
         let images = stores::Images::new(metadata.get()?);

@@ -11,6 +11,7 @@ pub mod image;
 pub mod lease;
 pub mod mount;
 pub mod namespace;
+pub mod sandbox;
 pub mod snapshot;
 
 use std::collections::{BTreeMap, HashMap};

@@ -9,6 +9,7 @@ pub mod introspection;
 pub mod leases;
 pub mod namespaces;
 mod reflection;
+pub mod sandboxes;
 pub mod snapshots;
 pub mod version;
 

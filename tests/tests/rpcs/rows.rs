@@ -82,6 +82,7 @@ pub(crate) fn all(namespace: &str, dir: &str) -> Vec<Row> {
         about_the_server(),
         namespaces(),
         containers(),
+        sandboxes(),
         images(),
         leases(),
         events(namespace),
@@ -182,6 +183,33 @@ fn containers() -> Vec<Row> {
         row("containerd.services.containers.v1.Containers/ListStream", Want::Ok, &list),
         row("containerd.services.containers.v1.Containers/Update", Want::Ok, &update),
         row("containerd.services.containers.v1.Containers/Delete", Want::Ok, &delete),
+    ]
+}
+
+fn sandboxes() -> Vec<Row> {
+    use gantry_api::containerd::types::{Sandbox, sandbox::Runtime};
+    use s::sandbox::v1 as b;
+    let runtime = Runtime { name: text("io.containerd.runc.v2"), options: any() };
+    let sandbox = Some(Sandbox {
+        sandbox_id: text("s"),
+        runtime: Some(runtime),
+        spec: any(),
+        labels: labels(),
+        extensions: [(text("e"), any().unwrap_or_default())].into(),
+        sandboxer: text("shim"),
+        ..Default::default()
+    });
+    let create = b::StoreCreateRequest { sandbox: sandbox.clone() };
+    let update = b::StoreUpdateRequest { sandbox, fields: vec![text("extensions.e")] };
+    let list = b::StoreListRequest { filters: vec![text("id==s")] };
+    let get = b::StoreGetRequest { sandbox_id: text("s") };
+    let delete = b::StoreDeleteRequest { sandbox_id: text("s") };
+    vec![
+        row("containerd.services.sandbox.v1.Store/Create", Want::Ok, &create),
+        row("containerd.services.sandbox.v1.Store/Get", Want::Ok, &get),
+        row("containerd.services.sandbox.v1.Store/List", Want::Ok, &list),
+        row("containerd.services.sandbox.v1.Store/Update", Want::Ok, &update),
+        row("containerd.services.sandbox.v1.Store/Delete", Want::Ok, &delete),
     ]
 }
 
