@@ -1,13 +1,15 @@
 //! The applier: from a blob in the store to files below mounts.
 //!
-//! Pipeline: a task reads the blob, a thread inflates it, a thread hashes the plain bytes and
-//! unpacks them. Inflating costs four times what hashing does and about what unpacking does, so
-//! two threads are what the work divides into.
+//! Pipeline: a task reads the blob, one thread inflates and hashes, one unpacks. For 210 MB of
+//! ordinary files inflating takes 0.9 s of processor, hashing 0.3 s, and unpacking 0.4 s in memory
+//! or 1.7 s on ext4 (`tests/measure.rs`), so this is how the work divides best by two.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use gantry_core::content::Reader;
 use gantry_core::diff::{AppliedDescriptor, Applier, ApplyOpts};
 use gantry_core::digest::{Algorithm, Digest, Hasher};
@@ -92,57 +94,70 @@ impl Job {
         let (root, layout) = target(&self.mounts, &self.walking.temp)?;
         let options =
             Options { layout, limits: &self.walking.limits, devices: !in_user_namespace() };
-        let unpack = |stream: PipeReader| {
-            let mut plain = Hashing::new(stream);
-            apply(&self.cx, &root, &mut plain, options)?;
-            plain.drain(&self.cx)
-        };
-        let result = match encoding {
-            Encoding::Plain => unpack(blob),
-            Encoding::Compressed => std::thread::scope(|scope| {
-                let (writer, reader) = pipe();
-                scope.spawn(move || inflate(blob, writer));
-                unpack(reader)
-            }),
-        }?;
+        let result = std::thread::scope(|scope| {
+            let (writer, reader) = pipe();
+            let plain = scope.spawn(move || decode(blob, encoding, writer));
+            self.unpack(reader, &root, options)?;
+            plain.join().unwrap_or_else(|_| Err(Error::internal("the thread that decodes died")))
+        })?;
         if self.sync_fs {
             crate::failpoint("diff.apply/before-sync")?;
             sync(&root).map_err(|e| Error::io("failed to syncfs", e))?;
         }
         Ok(result)
     }
-}
 
-fn inflate(blob: PipeReader, mut writer: PipeWriter) {
-    let result = Inflate::detect(blob)
-        .and_then(|mut plain| copy(&mut plain, &mut writer))
-        .map_err(unwrap_error);
-    // A reader that is gone has its own error to tell.
-    let _ = writer.finish(result);
-}
-
-/// As [`io::copy`], in whole chunks.
-fn copy(from: &mut impl Read, to: &mut PipeWriter) -> io::Result<()> {
-    loop {
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let mut filled = 0;
-        while filled < chunk.len() {
-            match from.read(&mut chunk[filled..]) {
-                Ok(0) => {
-                    chunk.truncate(filled);
-                    return to.write_chunk(chunk.into());
-                }
-                Ok(count) => filled += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+    /// Unpacks the archive and takes what follows it: that belongs to the layer's digest.
+    fn unpack(&self, mut tar: PipeReader, root: &OwnedFd, options: Options<'_>) -> Result<()> {
+        apply(&self.cx, root, &mut tar, options)?;
+        while tar.next_chunk().map_err(unwrap_error)?.is_some() {
+            self.cx.check()?;
         }
-        to.write_chunk(chunk.into())?;
+        Ok(())
+    }
+}
+
+/// Turns the blob into a tar, chunk by chunk; returns the tar's digest and size.
+fn decode(blob: PipeReader, encoding: Encoding, mut out: PipeWriter) -> Result<(Digest, u64)> {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut size = 0;
+    let mut pass = |chunk: Bytes| {
+        hasher.update(&chunk);
+        size += chunk.len() as u64;
+        out.write_chunk(chunk)
+    };
+    let result = match encoding {
+        Encoding::Plain => pass_on(blob, &mut pass),
+        Encoding::Compressed => inflate(blob, &mut pass),
+    };
+    let told = result.map_err(unwrap_error);
+    let failed = told.as_ref().err().map(|error| Error::new(error.kind(), error.message()));
+    // A reader that is gone has its own error to tell.
+    let _ = out.finish(told);
+    failed.map_or_else(|| Ok((hasher.finish(), size)), Err)
+}
+
+fn pass_on(mut blob: PipeReader, pass: &mut impl FnMut(Bytes) -> io::Result<()>) -> io::Result<()> {
+    while let Some(chunk) = blob.next_chunk()? {
+        pass(chunk)?;
+    }
+    Ok(())
+}
+
+fn inflate(blob: PipeReader, pass: &mut impl FnMut(Bytes) -> io::Result<()>) -> io::Result<()> {
+    let mut plain = Inflate::detect(blob)?;
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        (&mut plain).take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        pass(chunk.into())?;
     }
 }
 
 /// Where a layer goes, and how whiteouts are written there.
-fn target(mounts: &[Mount], temp: &Path) -> Result<(std::os::fd::OwnedFd, Layout)> {
+fn target(mounts: &[Mount], temp: &Path) -> Result<(OwnedFd, Layout)> {
     let read_only = mounts.last().is_some_and(|m| m.options.iter().any(|o| o == "ro"));
     if mounts.is_empty() || read_only {
         let what = if mounts.is_empty() { "no mounts" } else { "read-only mounts" };
@@ -164,7 +179,7 @@ fn target(mounts: &[Mount], temp: &Path) -> Result<(std::os::fd::OwnedFd, Layout
 }
 
 /// Makes the file system of `root` durable.
-fn sync(root: &std::os::fd::OwnedFd) -> io::Result<()> {
+fn sync(root: &OwnedFd) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(root, ".", flags, Mode::empty())?;
     Ok(rustix::fs::syncfs(root)?)
@@ -175,51 +190,4 @@ fn in_user_namespace() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let whole = map.split_whitespace().eq(["0", "0", "4294967295"]);
     !map.is_empty() && !whole
-}
-
-/// A reader that counts and hashes what is taken from it.
-struct Hashing {
-    stream: PipeReader,
-    hasher: Hasher,
-    size: u64,
-}
-
-impl Hashing {
-    fn new(stream: PipeReader) -> Self {
-        Self { stream, hasher: Hasher::new(Algorithm::Sha256), size: 0 }
-    }
-
-    /// Reads what follows the archive: it belongs to the layer's digest. Returns that and the size.
-    fn drain(mut self, cx: &Cx) -> Result<(Digest, u64)> {
-        loop {
-            cx.check()?;
-            let count = self.fill_buf().map_err(unwrap_error)?.len();
-            if count == 0 {
-                return Ok((self.hasher.finish(), self.size));
-            }
-            self.consume(count);
-        }
-    }
-}
-
-impl Read for Hashing {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let ready = self.fill_buf()?;
-        let count = ready.len().min(buffer.len());
-        buffer[..count].copy_from_slice(&ready[..count]);
-        self.consume(count);
-        Ok(count)
-    }
-}
-
-impl BufRead for Hashing {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.stream.fill_buf()
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.hasher.update(&self.stream.ready()[..count]);
-        self.size += count as u64;
-        self.stream.consume(count);
-    }
 }

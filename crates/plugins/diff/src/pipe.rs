@@ -120,9 +120,11 @@ impl PipeReader {
         self.take(message)
     }
 
-    /// What the last [`BufRead::fill_buf`] showed and was not consumed.
-    pub(crate) fn ready(&self) -> &[u8] {
-        &self.chunk
+    /// The next chunk, from a thread; `None` at the end.
+    pub(crate) fn next_chunk(&mut self) -> io::Result<Option<Bytes>> {
+        self.fill_buf()?;
+        let chunk = std::mem::take(&mut self.chunk);
+        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
     }
 
     fn take(&mut self, message: Option<Message>) -> gantry_core::Result<Option<Bytes>> {

@@ -69,7 +69,7 @@ fn kinds() -> impl Strategy<Value = EntryKind> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_global_rejects: 5000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, max_global_rejects: 5000, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_outside_of_the_root_ever_changes(

@@ -4,6 +4,7 @@
 mod diffs;
 mod hostile;
 mod layers;
+mod measure;
 mod oracles;
 mod tricks;
 

@@ -168,7 +168,10 @@ fn take(root: &Path, step: &Step) {
     // Symlinks among the parents would lead out of the tree by "..", which no name here has.
     match step {
         Step::File(name, data, bits) => {
-            if !path(name).is_symlink() && std::fs::write(path(name), data).is_ok() {
+            // Opening a fifo would wait for a reader.
+            let there = std::fs::symlink_metadata(path(name));
+            let writable = there.map_or(true, |meta| meta.is_file());
+            if writable && std::fs::write(path(name), data).is_ok() {
                 mode(name, *bits);
             }
         }
