@@ -77,6 +77,7 @@ async fn layer(
         parent: None,
         labels: labels(pairs),
         usage: Usage::default(),
+        backend_key: String::new(),
     };
     let cx = cx.clone();
     metadata.update(move |tx| records().commit(tx, &cx, commit)).await.unwrap();
@@ -235,6 +236,7 @@ async fn layer_or_gone(metadata: &Metadata, name: &str) {
         parent: None,
         labels: Labels::default(),
         usage: Usage::default(),
+        backend_key: String::new(),
     };
     // The active one is garbage too and may be gone already.
     let _ = metadata.update(move |tx| records().commit(tx, &cx(None), commit)).await;

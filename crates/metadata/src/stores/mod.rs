@@ -19,5 +19,7 @@ pub use images::{ImageUpdate, Images};
 pub use leases::{LeaseResources, Leases};
 pub use namespaces::Namespaces;
 pub use sandboxes::Sandboxes;
-pub use snapshots::{SNAPSHOT_REF, SnapshotCommit, SnapshotEntry, SnapshotRecords};
+pub use snapshots::{
+    BACKEND_GARBAGE, SNAPSHOT_REF, SnapshotCommit, SnapshotEntry, SnapshotRecords, backend_garbage,
+};
 pub use tasks::{Shim, Stdio, Task, Told};

@@ -14,6 +14,15 @@ use super::{leases, mask, namespaces};
 use crate::schema::{Key, Parts, SNAPSHOT, SNAPSHOT_CHILD};
 use crate::{Tx, View};
 
+/// The kind of intents that say "remove this key at a proxy's backend, nothing names it". Their
+/// payload is [`backend_garbage`].
+pub const BACKEND_GARBAGE: &str = "snapshot.backend-garbage";
+
+/// The payload that names `backend_key` of `snapshotter`.
+pub fn backend_garbage(snapshotter: &SnapshotterName, backend_key: &str) -> Vec<u8> {
+    Key::new().sized(snapshotter.as_str()).last(backend_key)
+}
+
 /// The label that names the committed snapshot a prepare is for.
 pub const SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
 
@@ -43,6 +52,8 @@ pub struct SnapshotCommit {
     pub labels: Labels,
     /// Usage as measured.
     pub usage: Usage,
+    /// The key it gets at a proxy; empty keeps the one it has.
+    pub backend_key: String,
 }
 
 /// The records of one snapshotter.
@@ -189,7 +200,7 @@ impl SnapshotRecords {
     /// the lease; `FailedPrecondition` when `key` is not active; `InvalidArgument` for another
     /// parent than it has.
     pub fn commit(&self, tx: &mut Tx<'_, '_>, cx: &Cx, commit: SnapshotCommit) -> Result<()> {
-        let SnapshotCommit { name, key, parent, labels, usage } = commit;
+        let SnapshotCommit { name, key, parent, labels, usage, backend_key } = commit;
         let ns = cx.namespace();
         leases::hold(tx, cx, &self.lease_kind(), name.as_str())?;
         if self.find(tx.view(), ns, &name)?.is_some() {
@@ -224,6 +235,7 @@ impl SnapshotRecords {
                 updated_at: tx.now(),
             },
             usage,
+            backend_key: if backend_key.is_empty() { active.backend_key } else { backend_key },
             ..active
         };
         tx.put(SNAPSHOT, &self.key(ns, &name), &committed)?;
@@ -245,7 +257,8 @@ impl SnapshotRecords {
         view.any_below(SNAPSHOT_CHILD, &self.below(ns).sized(key.as_str()).prefix())
     }
 
-    /// Removes the record of `key` and returns it; its folder is garbage from then on.
+    /// Removes the record of `key` and returns it; its folder is garbage from then on. For what
+    /// lies at a proxy, an intent to remove it there is begun.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` while it has children.
@@ -260,6 +273,10 @@ impl SnapshotRecords {
         }
         tx.delete(SNAPSHOT, &self.key(ns, key))?;
         leases::release(tx, cx, &self.lease_kind(), key.as_str())?;
+        if !entry.backend_key.is_empty() {
+            let garbage = backend_garbage(&self.snapshotter, &entry.backend_key);
+            tx.begin_intent(BACKEND_GARBAGE, ns, garbage)?;
+        }
         let event = Event::SnapshotRemove {
             key: key.as_str().to_owned(),
             snapshotter: self.snapshotter.as_str().to_owned(),

@@ -364,7 +364,8 @@ impl<D: Driver + 'static> Snapshotter for BuiltinSnapshotter<D> {
         cx.check()?;
         let cx = cx.clone();
         let (name, key, parent) = (name.clone(), key.clone(), parent.cloned());
-        let commit = SnapshotCommit { name, key, parent, labels, usage: Usage::default() };
+        let (usage, backend_key) = (Usage::default(), String::new());
+        let commit = SnapshotCommit { name, key, parent, labels, usage, backend_key };
         self.blocking(move |inner| inner.commit(cx, commit)).await
     }
 

@@ -19,6 +19,12 @@ pub const FAILPOINTS: &[&str] = &[
     "snapshot.remove/after-record",
     "snapshot.remove-folder/before-rename",
     "snapshot.remove-folder/after-rename",
+    "snapshot.proxy-prepare/before-backend",
+    "snapshot.proxy-prepare/before-record",
+    "snapshot.proxy-commit/before-backend",
+    "snapshot.proxy-commit/before-record",
+    "snapshot.proxy-settle/before-backend",
+    "snapshot.proxy-settle/before-record",
 ];
 
 /// Names a step of a function that returns [`gantry_core::Result`].

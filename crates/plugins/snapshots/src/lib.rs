@@ -2,7 +2,8 @@
 //!
 //! [`BuiltinSnapshotter`] keeps records in the metadata store and leaves the folders to a driver:
 //! [`Overlay`] stacks them with overlayfs, [`Native`] copies them. Both make numbered [`folders`]
-//! that appear and disappear whole; `tree` holds the walks below them.
+//! that appear and disappear whole; `tree` holds the walks below them. [`ProxySnapshotter`] reaches
+//! a snapshotter in another process, and [`SnapshotService`] is the other end of that wire.
 //!
 //! Invariants: a folder is made before its record and removed after it, so a folder without a
 //! record is always garbage; the files of a committed snapshot are on disk before its record.
@@ -14,9 +15,14 @@ mod builtin;
 pub mod folders;
 mod native;
 mod overlay;
+mod proxy;
+mod serve;
 mod tree;
+mod wire;
 
 pub use builtin::BuiltinSnapshotter;
 pub use failpoint::FAILPOINTS;
 pub use native::Native;
 pub use overlay::{HostOptions, Overlay};
+pub use proxy::{Bounds, ProxyOptions, ProxySnapshotter, Recovery};
+pub use serve::SnapshotService;

@@ -6,16 +6,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use gantry_api::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
 use gantry_conformance::snapshots::{Leases, Subject};
 use gantry_core::model::Lease;
-use gantry_core::snapshot::Driver;
+use gantry_core::snapshot::{Driver, Snapshotter};
 use gantry_core::{
     CallCx, Cx, Labels, LeaseId, Namespace, Result, SnapshotKey, SnapshotterName, SystemClock,
     Timestamp,
 };
 use gantry_metadata::Metadata;
 use gantry_metadata::stores;
-use gantry_plugin_snapshots::BuiltinSnapshotter;
+use gantry_plugin_snapshots::{
+    Bounds, BuiltinSnapshotter, ProxyOptions, ProxySnapshotter, SnapshotService,
+};
 
 /// A store in memory.
 pub(crate) fn metadata() -> Arc<Metadata> {
@@ -78,4 +81,47 @@ pub(crate) fn folders(root: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+/// A server that ends with this, its connections too: it has a runtime of its own.
+pub(crate) struct Server(Option<tokio::runtime::Runtime>);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Serves `snapshotter` on `socket`.
+pub(crate) fn serve(snapshotter: Arc<dyn Snapshotter>, socket: &Path) -> Server {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _ = std::fs::remove_file(socket);
+    let listener = {
+        let _inside = runtime.enter();
+        tokio::net::UnixListener::bind(socket).unwrap()
+    };
+    let service = SnapshotsServer::new(SnapshotService::new(snapshotter));
+    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+    let serving = tonic::transport::Server::builder().add_service(service);
+    runtime.spawn(async move { serving.serve_with_incoming(incoming).await.unwrap() });
+    Server(Some(runtime))
+}
+
+/// A proxy named `test` for what `socket` serves.
+pub(crate) fn proxy(
+    metadata: &Arc<Metadata>,
+    socket: &Path,
+    capabilities: &[&'static str],
+    bounds: Bounds,
+) -> Arc<ProxySnapshotter> {
+    let options = ProxyOptions {
+        name: SnapshotterName::new("test").unwrap(),
+        socket: socket.to_owned(),
+        capabilities: capabilities.to_vec(),
+        bounds,
+    };
+    ProxySnapshotter::open(Arc::clone(metadata), options).unwrap()
 }
