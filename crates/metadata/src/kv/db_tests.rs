@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::super::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use super::*;
 
 const T: Table = Table("t");
@@ -97,4 +98,47 @@ fn a_closed_store_says_so() {
     assert!(matches!(answer, Err(StoreError::Closed)));
     let answer: Result<(), StoreError> = other.read_blocking(|_| Ok(()));
     assert!(matches!(answer, Err(StoreError::Closed)));
+}
+
+#[test]
+fn what_is_too_large_is_refused_with_its_size() {
+    let db = db();
+    let answer: Result<(), StoreError> = db.update_blocking(|txn| {
+        txn.put(T, "fits", vec![0; VALUE_BYTES_MAX]).unwrap();
+        txn.put(T, vec![b'k'; KEY_BYTES_MAX], "fits").unwrap();
+        Verdict::from(txn.put(T, "large", vec![0; VALUE_BYTES_MAX + 1]))
+    });
+    let error = answer.unwrap_err();
+    assert_eq!(error.to_string(), "value in table t has 32769 bytes, at most 32768 are stored");
+    assert_eq!(gantry_core::Error::from(error).kind(), gantry_core::Kind::InvalidArgument);
+    let answer: Result<(), StoreError> =
+        db.update_blocking(|txn| Verdict::from(txn.put(T, vec![0; KEY_BYTES_MAX + 1], "")));
+    assert!(matches!(answer, Err(StoreError::TooLarge { what: "key", .. })));
+    assert_eq!(db.len(T).unwrap(), 0);
+}
+
+#[tokio::test]
+async fn callbacks_run_in_the_order_of_the_commits() {
+    let db = db();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let updates: Vec<_> = (0..50)
+        .map(|n| {
+            let (db, order) = (db.clone(), order.clone());
+            tokio::spawn(async move {
+                let seen: Result<Vec<u8>, StoreError> = db
+                    .update(move |txn| {
+                        let seen = txn.scan_prefix(T, b"").unwrap().len();
+                        txn.put(T, [n], "x").unwrap();
+                        txn.after_commit(Box::new(move || order.lock().unwrap().push(seen)));
+                        Verdict::Commit(Ok(vec![n]))
+                    })
+                    .await;
+                seen.unwrap()
+            })
+        })
+        .collect();
+    for update in updates {
+        update.await.unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), (0..50).collect::<Vec<usize>>());
 }

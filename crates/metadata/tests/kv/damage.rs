@@ -14,10 +14,12 @@ use super::{A, B, BOTH, TABLES, all, commit, open, try_open};
 fn filled(kind: BackendKind) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path(), kind);
-    for n in 0..400u32 {
+    for first in (0..400u32).step_by(10) {
         commit(&db, move |txn| {
-            txn.put(A, n.to_be_bytes(), vec![u8::try_from(n % 251).unwrap(); 3000])?;
-            txn.put(B, n.to_be_bytes(), n.to_le_bytes())
+            (first..first + 10).try_for_each(|n| {
+                txn.put(A, n.to_be_bytes(), vec![u8::try_from(n % 251).unwrap(); 3000])?;
+                txn.put(B, n.to_be_bytes(), n.to_le_bytes())
+            })
         })
         .unwrap();
     }
@@ -186,4 +188,25 @@ fn an_absent_parent_is_an_error_with_the_path() {
         let error = Db::open(path, kind, TABLES, &Options::default()).map(drop).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/gantry/meta"), "{error}");
     }
+}
+
+#[test]
+fn a_loss_is_accepted_once_on_request() {
+    let dir = filled(BackendKind::Sled);
+    let path = db_file(dir.path(), BackendKind::Sled);
+    let length = fs::metadata(&path).unwrap().len();
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length - (1 << 19)).unwrap();
+    let refused = try_open(dir.path(), BackendKind::Sled).map(drop).unwrap_err();
+    assert_eq!(refused.kind(), Kind::DataLoss, "{refused}");
+    let options = Options { accept_loss: true, ..Options::default() };
+    let db = Db::open(&dir.path().join("meta"), BackendKind::Sled, TABLES, &options).unwrap();
+    let left = all(&db, A).len();
+    assert!(left > 0 && left < 400, "{left}");
+    db.verify().unwrap();
+    db.close().unwrap();
+    let db = open(dir.path(), BackendKind::Sled);
+    assert_eq!(all(&db, A).len(), left);
+    commit(&db, |txn| txn.put(A, "after", "loss")).unwrap();
+    db.close().unwrap();
+    open(dir.path(), BackendKind::Sled).close().unwrap();
 }
