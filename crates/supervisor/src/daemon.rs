@@ -115,7 +115,9 @@ async fn live(config: Config, flags: Flags, logs: Logs) -> Result<(), DaemonErro
     let background = Background { tracker: tracker.clone(), stop: stop.clone() };
     let grpc_lock = lock_socket("address", &config.grpc_socket())?;
     let ttrpc_lock = lock_socket("ttrpc_address", &config.ttrpc_socket())?;
+    crate::failpoint("daemon.start/before-plugins").map_err(DaemonError::Reactor)?;
     let built = builtins::start(&config, &background).await?;
+    crate::failpoint("daemon.start/before-sockets").map_err(DaemonError::Reactor)?;
     let (grpc, listener) = listen(&config.grpc_socket(), &config)?;
     let (ttrpc, shims) = listen(&config.ttrpc_socket(), &config)?;
     tracker.spawn(ttrpc::serve(shims, built.ttrpc, tracker.clone(), stop.clone()));
@@ -142,6 +144,7 @@ async fn live(config: Config, flags: Flags, logs: Logs) -> Result<(), DaemonErro
     if tokio::time::timeout(BACKGROUND_GRACE, tracker.wait()).await.is_err() {
         warn!(left = tracker.len(), "background work outlived its grace period");
     }
+    crate::failpoint("daemon.stop/before-plugins").map_err(DaemonError::Reactor)?;
     built.graph.stop().await;
     drop((grpc_lock, ttrpc_lock));
     served

@@ -29,6 +29,7 @@ pub(crate) fn uuid(root: &Path) -> io::Result<String> {
     let mut file = File::create(&temporary)?;
     file.write_all(fresh.as_bytes())?;
     file.sync_all()?;
+    crate::failpoint("daemon.uuid/before-rename")?;
     fs::rename(&temporary, &path)?;
     File::open(root)?.sync_all()?;
     Ok(fresh)

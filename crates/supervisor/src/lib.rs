@@ -22,6 +22,22 @@ pub mod socket;
 pub mod ttrpc;
 pub mod version;
 
+/// The failpoints of the daemon's own steps. Each can panic, pause, or fail the step with `return`.
+pub const FAILPOINTS: &[&str] = &[
+    "daemon.uuid/before-rename",
+    "daemon.start/before-plugins",
+    "daemon.start/before-sockets",
+    "daemon.socket/before-rename",
+    "daemon.stop/before-plugins",
+];
+
+/// Fails where a test asked for it.
+pub(crate) fn failpoint(name: &'static str) -> std::io::Result<()> {
+    fail::fail_point!(name, |_| Err(std::io::Error::other(format!("failpoint {name}"))));
+    let _ = name;
+    Ok(())
+}
+
 /// An error with its causes in one line, for people.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -5,7 +5,9 @@
 //! umask, none at which its name does not answer, and a stale socket of a dead daemon is replaced
 //! in one step. What still answers, or is no socket, is left alone and told by name.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -58,7 +60,8 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Listens on `path` with the owner and mode of `access`. The listener is non-blocking.
+    /// Listens on `path` with the owner and mode of `access`. The listener is non-blocking. The
+    /// caller holds the lock of `path`.
     ///
     /// # Errors
     /// See [`SocketError`].
@@ -66,7 +69,7 @@ impl Bound {
         let failed =
             |step| move |source: io::Error| SocketError::Io { step, path: path.to_owned(), source };
         refuse_taken(path)?;
-        let (Some(folder), Some(_)) = (path.parent(), path.file_name()) else {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(failed("name")(io::ErrorKind::InvalidInput.into()));
         };
         let folder = rustix::fs::open(
@@ -75,13 +78,14 @@ impl Bound {
             Mode::empty(),
         )
         .map_err(|e| failed("open the folder of")(e.into()))?;
-        let hidden = format!(".gantry-{}", std::process::id());
-        // Left by a process of the same pid that was killed between bind and rename.
+        let hidden = hidden_name(name);
+        // Left by a daemon that was killed between bind and rename; the lock says that it is gone.
         let _ = rustix::fs::unlinkat(&folder, &hidden, AtFlags::empty());
         let listener = bind_hidden(&folder, &hidden, access).map_err(failed("bind"))?;
         let listening = || -> io::Result<(u64, u64)> {
             rustix::net::listen(&listener, BACKLOG)?;
             let stat = rustix::fs::statat(&folder, &hidden, AtFlags::SYMLINK_NOFOLLOW)?;
+            crate::failpoint("daemon.socket/before-rename")?;
             rustix::fs::renameat(&folder, &hidden, CWD, path)?;
             Ok((stat.st_dev, stat.st_ino))
         };
@@ -104,6 +108,13 @@ impl Drop for Bound {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Short however long `name` is, and the same at each start, so that leftovers are found again.
+fn hidden_name(name: &OsStr) -> String {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    format!(".gantry-{:016x}", hasher.finish())
 }
 
 fn bind_hidden(folder: &OwnedFd, name: &str, access: &Socket) -> io::Result<OwnedFd> {

@@ -159,3 +159,37 @@ async fn sighup_reads_the_log_level_again() {
     VersionClient::new(daemon.channel()).version(()).await.unwrap();
     daemon.stop().await;
 }
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn told_twice_it_ends_at_once() {
+    let mut daemon = Daemon::start_with(|command| {
+        command.env("FAILPOINTS", "daemon.stop/before-plugins=pause");
+    })
+    .await;
+    daemon.signal(Signal::SIGTERM);
+    daemon.logged("stopping; tasks live on").await;
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.exit_code().await, Some(128 + 15));
+    daemon.logged("told twice, ending at once").await;
+    daemon.restart().await;
+    daemon.stop().await;
+}
+
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_death_at_any_step_of_the_start_leaves_nothing_in_the_way() {
+    for step in gantryd::FAILPOINTS.iter().filter(|step| !step.starts_with("daemon.stop/")) {
+        let mut daemon = Daemon::started_to_die(|command| {
+            command.env("FAILPOINTS", format!("{step}=kill"));
+        });
+        assert_eq!(daemon.exit_code().await, None, "{step}: was not killed");
+        daemon.restart().await;
+        VersionClient::new(daemon.channel()).version(()).await.unwrap();
+        let left = std::fs::read_dir(daemon.path("state")).unwrap();
+        let names: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+        daemon.stop().await;
+        let hidden = |name: &std::ffi::OsString| name.to_string_lossy().starts_with('.');
+        assert!(!names.iter().any(hidden), "{step} left something behind: {names:?}");
+    }
+}

@@ -41,6 +41,28 @@ impl Daemon {
         daemon
     }
 
+    /// Starts one that is not expected to come up.
+    #[cfg(feature = "failpoints")]
+    pub(crate) fn started_to_die(adjust: impl FnOnce(&mut Command)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("config.toml"), "").unwrap();
+        let child = spawn(&dir, adjust);
+        Self { dir, child }
+    }
+
+    /// Waits for its end; `None` when a signal ended it.
+    #[cfg(feature = "failpoints")]
+    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+        let asked = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(asked.elapsed() < PATIENCE, "still running; log:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Starts it again in the same folder.
     pub(crate) async fn restart(&mut self) {
         self.child = spawn(&self.dir, |_| {});
