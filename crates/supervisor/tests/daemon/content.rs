@@ -71,7 +71,10 @@ async fn blob(daemon: &Daemon, bytes: &'static [u8]) -> String {
     let digest = Digest::of(bytes).as_str().to_owned();
     let (mut write, _) = Write::open(daemon, "", stat("blob")).await.unwrap();
     write.say(data(0, bytes)).await.unwrap();
-    write.say(commit(bytes.len() as i64, &digest)).await.unwrap();
+    // Nothing else keeps it: a collection may come at any moment.
+    let labels = HashMap::from([("containerd.io/gc.root".to_owned(), "test".to_owned())]);
+    let commit = commit(bytes.len() as i64, &digest);
+    write.say(WriteContentRequest { labels, ..commit }).await.unwrap();
     digest
 }
 
@@ -85,7 +88,8 @@ async fn a_blob_is_written_committed_and_read() {
     assert_eq!(write.say(data(0, b"hello ")).await.unwrap().offset, 6);
     let reply = write.say(data(6, b"world")).await.unwrap();
     assert_eq!((reply.offset, reply.digest.as_str()), (11, Digest::of(b"hello world").as_str()));
-    let labels = HashMap::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), String::new())]);
+    let root = "containerd.io/gc.root".to_owned();
+    let labels = HashMap::from([(root, "1".to_owned()), ("b".to_owned(), String::new())]);
     let digest = Digest::of(b"hello world").as_str().to_owned();
     let reply = write.say(WriteContentRequest { labels, ..commit(11, &digest) }).await.unwrap();
     assert_eq!((reply.offset, reply.digest.as_str()), (11, digest.as_str()));

@@ -36,6 +36,8 @@ async fn commit(client: &mut Client, name: &str, key: &str) -> Result<(), tonic:
         snapshotter: NAME.into(),
         name: name.into(),
         key: key.into(),
+        // Nothing else keeps it once its child is gone: a collection may come at any moment.
+        labels: HashMap::from([("containerd.io/gc.root".to_owned(), "test".to_owned())]),
         ..wire::CommitSnapshotRequest::default()
     };
     client.commit(within("n", request)).await.map(drop)
