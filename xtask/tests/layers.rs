@@ -67,6 +67,18 @@ const BANS: &[Ban] = &[
         because: "implementations do not know each other's insides",
     },
     Ban {
+        package: "gantry-plugin-runtime",
+        must_not_reach: &[
+            "gantryd",
+            "tonic",
+            "gantry-shim",
+            "gantry-plugin-content",
+            "gantry-plugin-diff",
+            "gantry-plugin-snapshots",
+        ],
+        because: "tasks meet shims through the wire, and other plugins not at all",
+    },
+    Ban {
         package: "gantry-plugin-diff",
         must_not_reach: &["gantryd", "gantry-plugin-content", "gantry-plugin-snapshots"],
         because: "implementations do not know each other's insides",

@@ -96,8 +96,8 @@ pub enum Heard {
 }
 
 /// Whether two numbers mean the same, where 0 means that one does not know.
-fn agree<T: PartialEq + Default>(a: T, b: T) -> bool {
-    a == b || a == T::default() || b == T::default()
+fn agree(a: u64, b: u64) -> bool {
+    a == b || a == 0 || b == 0
 }
 
 impl TaskState {
@@ -107,7 +107,7 @@ impl TaskState {
             let told = self.exec_exits.iter().find(|told| same_exec(&told.exit, exit));
             return told.map_or(Heard::New, |told| Heard::Known(told.sequence));
         }
-        if !agree(self.pid, exit.pid) || !agree(self.start_time, exit.start_time) {
+        if !agree(self.pid.into(), exit.pid.into()) || !agree(self.start_time, exit.start_time) {
             return Heard::Stranger;
         }
         self.exit.as_ref().map_or(Heard::New, |told| Heard::Known(told.sequence))

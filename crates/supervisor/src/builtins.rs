@@ -19,6 +19,7 @@ use gantry_api::containerd::services::leases::v1::leases_server::LeasesServer;
 use gantry_api::containerd::services::namespaces::v1::namespaces_server::NamespacesServer;
 use gantry_api::containerd::services::sandbox::v1::store_server::StoreServer;
 use gantry_api::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
+use gantry_api::containerd::services::tasks::v1::tasks_server::TasksServer;
 use gantry_api::containerd::services::version::v1::version_server::VersionServer;
 use gantry_core::snapshot::Snapshotter;
 use gantry_core::{Clock, Error, Result, SystemClock};
@@ -26,6 +27,7 @@ use gantry_metadata::{Collector, Journal, Metadata, Reclaim, Scheduler, stores};
 use gantry_plugin::{Graph, Handle, Plugin, PluginType};
 use gantry_plugin_content::LocalStore;
 use gantry_plugin_diff::Walking;
+use gantry_plugin_runtime::Tasks;
 use gantry_plugin_snapshots::{BuiltinSnapshotter, Native, Overlay};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,6 +45,7 @@ use crate::services::leases::LeasesService;
 use crate::services::namespaces::NamespacesService;
 use crate::services::sandboxes::SandboxesService;
 use crate::services::snapshots::SnapshotsService;
+use crate::services::tasks::TasksService;
 use crate::services::version::VersionService;
 use crate::{identity, ttrpc};
 
@@ -130,6 +133,12 @@ pub async fn start(config: &Config, background: &Background) -> Result<Builtins>
     let walking: Handle<Walking> =
         graph.start(plugin, async || parts::open_walking(config, content.get()?).await).await;
 
+    // Knows every recorded task again when it has started; shims are spoken to behind that.
+    let plugin = parts::tasks_plugin().needs(&metadata).on_host_platform();
+    let tasks: Handle<Tasks> =
+        graph.start(plugin, async || parts::open_tasks(config, metadata.get()?).await).await;
+    graph.on_stop(&tasks, parts::stop_tasks);
+
     // After all that holds data, for a collection takes it back from each.
     let gc: Handle<Scheduler> = graph
         .start(parts::gc_plugin(&config.gc).needs(&metadata), async || {
@@ -194,6 +203,9 @@ pub async fn start(config: &Config, background: &Background) -> Result<Builtins>
         let images = stores::Images::new(metadata.get()?);
         ImagesServer::new(ImagesService::new(images, gc.get()?))
     });
+    serve!(graph, services, config, "tasks", [tasks], {
+        TasksServer::new(TasksService::new(tasks.get()?))
+    });
     serve!(graph, services, config, "events", [exchange], {
         EventsServer::new(EventsService::new(exchange.get()?, clock.clone()))
     });
@@ -213,6 +225,7 @@ pub async fn start(config: &Config, background: &Background) -> Result<Builtins>
 
     // The only writer of the list, so it is empty until here.
     let _ = plugins.set(graph.take_records());
-    let events: Arc<dyn ttrpc::Service> = Arc::new(TtrpcEvents::new(exchange.get()?));
+    let events: Arc<dyn ttrpc::Service> =
+        Arc::new(TtrpcEvents::new(exchange.get()?, tasks.get().ok()));
     Ok(Builtins { graph, routes: services.with_reflection()?, ttrpc: Arc::new([events]) })
 }

@@ -45,6 +45,8 @@ settings! {
         pub metadata: Metadata = Metadata::default(),
         /// Garbage collection.
         pub gc: Gc = Gc::default(),
+        /// Tasks and the shims behind them.
+        pub runtime: Runtime = Runtime::default(),
         /// Bounds on waits.
         pub timeouts: Timeouts = Timeouts::default(),
     }
@@ -101,6 +103,18 @@ settings! {
         pub deletion_threshold: u64 = 1,
         /// How many written records call for a run; 0 for never.
         pub mutation_threshold: u64 = 100,
+    }
+}
+
+settings! {
+    /// Tasks and the shims behind them.
+    pub struct Runtime {
+        /// What the runtime "io.containerd.runc.v2" stands for: the name of another runtime, or the
+        /// absolute path of a shim. "io.containerd.runc.v2" itself means the shim of that name.
+        pub runc_v2: String = "io.containerd.gantry.v2".to_owned(),
+        /// How long after the start of the daemon new subscribers are told of the exits that it
+        /// found at its start.
+        pub exit_replay: Period = Period::seconds(60),
     }
 }
 

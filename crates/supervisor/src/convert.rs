@@ -13,6 +13,7 @@ pub mod mount;
 pub mod namespace;
 pub mod sandbox;
 pub mod snapshot;
+pub mod task;
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -11,6 +11,7 @@ pub mod namespaces;
 mod reflection;
 pub mod sandboxes;
 pub mod snapshots;
+pub mod tasks;
 pub mod version;
 
 use std::convert::Infallible;

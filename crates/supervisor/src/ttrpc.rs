@@ -1,7 +1,7 @@
 //! The ttrpc server: the socket on which shims reach the daemon.
 //!
-//! Its services answer at once and never wait, so the calls of a connection are worked off one
-//! after another, which keeps the events of a shim in their order.
+//! The calls of a connection are worked off one after another, which keeps the events of a shim in
+//! their order. A service may wait for the disk, and for nothing that a shim has to do first.
 
 use std::sync::Arc;
 
@@ -12,16 +12,18 @@ use gantry_ttrpc::{Code, Request, Status};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::async_trait;
 use tracing::{debug, warn};
 
 use crate::rpc;
 
-/// A service of unary calls that need no waiting.
+/// A service of unary calls.
+#[async_trait]
 pub trait Service: Send + Sync {
     /// `package.Service`.
     fn name(&self) -> &'static str;
     /// Answers a call; `None` when there is no such method.
-    fn call(&self, method: &str, payload: &[u8]) -> Option<Result<Vec<u8>>>;
+    async fn call(&self, method: &str, payload: &[u8]) -> Option<Result<Vec<u8>>>;
 }
 
 /// Serves `services` on `listener` until `stop`; connections run in `tracker`.
@@ -57,7 +59,7 @@ async fn converse(stream: UnixStream, services: Arc<[Arc<dyn Service>]>, tracker
     tracker.spawn(answers);
     loop {
         match calls.next().await {
-            Ok(Some(call)) => call.reply.send(answer(&call.request, &services)),
+            Ok(Some(call)) => call.reply.send(answer(&call.request, &services).await),
             Ok(None) => return,
             Err(error) => {
                 debug!(%error, "a shim's connection broke");
@@ -67,14 +69,14 @@ async fn converse(stream: UnixStream, services: Arc<[Arc<dyn Service>]>, tracker
     }
 }
 
-fn answer(
+async fn answer(
     request: &Request,
     services: &[Arc<dyn Service>],
 ) -> std::result::Result<Vec<u8>, Status> {
     let Some(service) = services.iter().find(|service| service.name() == request.service) else {
         return Err(unknown_service(&request.service));
     };
-    match service.call(&request.method, &request.payload) {
+    match service.call(&request.method, &request.payload).await {
         Some(Ok(reply)) => Ok(reply),
         Some(Err(error)) => {
             let text = error.message();

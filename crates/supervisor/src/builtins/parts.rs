@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use gantry_core::snapshot::{Driver, Snapshotter};
 use gantry_core::{Clock, Error, Result, SnapshotterName};
@@ -9,11 +10,17 @@ use gantry_metadata::{Metadata, Reclaim, Schedule};
 use gantry_plugin::{Graph, Handle, Plugin, PluginType};
 use gantry_plugin_content::{LocalStore, Sharing};
 use gantry_plugin_diff::Walking;
+use gantry_plugin_runtime::{self as runtime, Tasks};
 use gantry_plugin_snapshots::BuiltinSnapshotter;
 use tonic::async_trait;
 
+use crate::config::value::LogLevel;
 use crate::config::{Config, Gc};
 use crate::folders;
+use crate::version::VERSION;
+
+/// How long work on tasks may take to end when the daemon stops.
+const TASKS_GRACE: Duration = Duration::from_secs(2);
 
 /// A plugin that keeps its data below `folder`.
 pub(super) fn rooted(kind: PluginType, id: &str, folder: &Path) -> Plugin {
@@ -67,6 +74,38 @@ pub(super) fn declare_capabilities<D: Driver + 'static>(
     if let Ok(loaded) = snapshotter.get() {
         graph.declare(snapshotter, loaded.capabilities().iter().copied());
     }
+}
+
+pub(super) fn tasks_plugin() -> Plugin {
+    Plugin::new(PluginType::Runtime, "task").export("log-uri-schemes", "fifo,binary,binary-v2,file")
+}
+
+pub(super) async fn open_tasks(config: &Config, metadata: Arc<Metadata>) -> Result<Arc<Tasks>> {
+    let below = |folder: &Path| folder.join(PluginType::Runtime.as_str().to_owned() + ".task");
+    let settings = runtime::Config {
+        state: below(&config.state),
+        root: below(&config.root),
+        sockets: config.state.join("s"),
+        address: config.grpc_socket(),
+        ttrpc_address: config.ttrpc_socket(),
+        daemon: std::env::current_exe().map_err(|e| Error::io("find own executable", e))?,
+        version: VERSION.to_owned(),
+        usual_runtime: config.runtime.runc_v2.clone(),
+        debug: matches!(config.log.level, LogLevel::Debug | LogLevel::Trace),
+        env: Vec::new(),
+        boot_id: gantry_sys::process::boot_id().map_err(|e| Error::io("read boot id", e))?,
+        timeouts: runtime::Timeouts {
+            replay: config.runtime.exit_replay.0,
+            ..runtime::Timeouts::default()
+        },
+    };
+    let tasks = Tasks::new(settings, metadata);
+    tasks.load().await?;
+    Ok(Arc::new(tasks))
+}
+
+pub(super) async fn stop_tasks(tasks: Arc<Tasks>) {
+    tasks.stop(TASKS_GRACE).await;
 }
 
 pub(super) async fn open_walking(config: &Config, store: Arc<LocalStore>) -> Result<Arc<Walking>> {
