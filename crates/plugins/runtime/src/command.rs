@@ -147,13 +147,21 @@ pub(crate) async fn gone(pidfd: Pidfd) -> io::Result<()> {
     fd.readable().await.map(|_| ())
 }
 
-/// A handle to the process `pid`, if it is the one that was started at `start_time` (0: any).
+/// A handle to the process `pid`, if it is the one that was started at `start_time` (0: any) and
+/// has not ended; one that has, and that nobody has reaped, still has a number.
 pub(crate) fn process(pid: u32, start_time: u64) -> Option<Pidfd> {
     let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0)?;
     let handle = Pidfd::open(pid).ok()?;
     // Looked at after the handle was taken: so it is the handle's process that is compared.
     let found = gantry_sys::process::start_time(pid).ok()?;
-    (start_time == 0 || start_time == found).then_some(handle)
+    (start_time == 0 || start_time == found).then_some(handle).filter(|handle| !has_ended(handle))
+}
+
+fn has_ended(process: &Pidfd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut watched = [PollFd::new(process, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut watched, Some(&now)), Ok(ready) if ready > 0)
 }
 
 /// When `pid` was started; 0 when there is none.
@@ -218,5 +226,19 @@ mod tests {
         assert!(process(me, start_time(me) + 1).is_none());
         assert!(process(0, 0).is_none());
         assert_eq!(start_time(u32::MAX), 0);
+    }
+
+    #[test]
+    fn one_that_nobody_has_reaped_has_ended() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let (pid, started) = (child.id(), start_time(child.id()));
+        let handle = process(pid, started).unwrap();
+        child.kill().unwrap();
+        while !has_ended(&handle) {
+            std::thread::yield_now();
+        }
+        assert_eq!(start_time(pid), started, "it is still listed");
+        assert!(process(pid, started).is_none());
+        child.wait().unwrap();
     }
 }

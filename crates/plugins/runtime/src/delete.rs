@@ -113,13 +113,22 @@ impl Inner {
             }
         }
         self.finish_delete(task).await?;
-        let recorded = task.state();
+        if let Some(deleted) = by_shim {
+            return Ok(deleted);
+        }
         let ended = task.ended();
-        Ok(by_shim.unwrap_or(Deleted {
-            pid: recorded.pid,
+        let deleted = Deleted {
+            pid: task.state().pid,
             status: ended.map_or(gantry_core::task::STATUS_UNKNOWN, |ended| ended.status),
             exited_at: ended.map_or(Timestamp::UNSET, |ended| ended.exited_at),
-        }))
+        };
+        // There was no shim to say so.
+        self.metadata.journal().publish(exits::deletion(
+            &task.name,
+            deleted,
+            self.metadata.clock().now(),
+        ));
+        Ok(deleted)
     }
 
     /// The shim's Delete; `None` when it knows no such task any more.

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use gantry_api::containerd::events::{TaskExecStarted, TaskExit, TaskStart};
+use gantry_api::containerd::events::{TaskDelete, TaskExecStarted, TaskExit, TaskStart};
 use gantry_api::timestamp;
 use gantry_core::model::{ContainerName, Envelope, TypedAny};
 use gantry_core::task::{Exit, Status, TaskState};
@@ -16,6 +16,7 @@ use gantry_core::{ContainerId, Error, Result, Timestamp};
 use gantry_metadata::stores::Told;
 use prost::{Message, Name};
 
+use crate::delete::Deleted;
 use crate::task::Task;
 use crate::tasks::{Found, Inner, Tasks};
 
@@ -252,6 +253,23 @@ pub(crate) fn envelope(name: &ContainerName, exit: &Exit) -> Envelope {
         namespace: name.namespace.clone(),
         topic: EXIT_TOPIC.to_owned(),
         event: TypedAny { type_url: TaskExit::full_name(), value: event.encode_to_vec() },
+    }
+}
+
+/// The event that reports the deletion of a task.
+pub(crate) fn deletion(name: &ContainerName, deleted: Deleted, now: Timestamp) -> Envelope {
+    let event = TaskDelete {
+        container_id: name.id.as_str().to_owned(),
+        pid: deleted.pid,
+        exit_status: deleted.status,
+        exited_at: Some(to_time(deleted.exited_at)),
+        id: String::new(),
+    };
+    Envelope {
+        timestamp: now,
+        namespace: name.namespace.clone(),
+        topic: "/tasks/delete".to_owned(),
+        event: TypedAny { type_url: TaskDelete::full_name(), value: event.encode_to_vec() },
     }
 }
 
