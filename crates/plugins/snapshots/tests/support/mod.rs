@@ -68,7 +68,7 @@ impl Leases for StoreLeases {
     }
     async fn held(&self, cx: &Cx, id: &LeaseId) -> Result<Vec<String>> {
         let held = self.0.list_resources(cx, id).await?;
-        let mine = held.into_iter().filter(|r| r.kind == "snapshots/test");
+        let mine = held.into_iter().filter(|r| r.kind.starts_with("snapshots/"));
         Ok(mine.map(|r| r.id).collect())
     }
 }
@@ -117,8 +117,19 @@ pub(crate) fn proxy(
     capabilities: &[&'static str],
     bounds: Bounds,
 ) -> Arc<ProxySnapshotter> {
+    proxy_for("test", metadata, socket, capabilities, bounds)
+}
+
+/// A proxy for the snapshotter `name` behind `socket`.
+pub(crate) fn proxy_for(
+    name: &str,
+    metadata: &Arc<Metadata>,
+    socket: &Path,
+    capabilities: &[&'static str],
+    bounds: Bounds,
+) -> Arc<ProxySnapshotter> {
     let options = ProxyOptions {
-        name: SnapshotterName::new("test").unwrap(),
+        name: SnapshotterName::new(name).unwrap(),
         socket: socket.to_owned(),
         capabilities: capabilities.to_vec(),
         bounds,
