@@ -25,6 +25,7 @@ use crate::inflate::Inflate;
 use crate::media::{self, Encoding};
 use crate::mounts;
 use crate::pipe::{CHUNK_BYTES, PipeReader, PipeWriter, pipe, unwrap_error};
+use crate::processor;
 
 #[async_trait]
 impl Applier for Walking {
@@ -35,18 +36,18 @@ impl Applier for Walking {
         mounts: &[Mount],
         opts: ApplyOpts,
     ) -> Result<AppliedDescriptor> {
-        let encoding = media::encoding(&descriptor.media_type)
-            .ok_or_else(|| media::no_processor(&descriptor.media_type))?;
+        media::chain(&descriptor.media_type, &self.processors)?;
         let blob = self.store.reader(cx, &descriptor.digest).await;
         let blob = blob.context("failed to get reader from content store")?;
         let (writer, reader) = pipe();
         let job = Job {
             cx: cx.clone(),
             walking: self.clone(),
+            media_type: descriptor.media_type.clone(),
             mounts: mounts.to_vec(),
-            sync_fs: opts.sync_fs,
+            opts,
         };
-        let unpack = tokio::task::spawn_blocking(move || job.run(reader, encoding));
+        let unpack = tokio::task::spawn_blocking(move || job.run(reader));
         feed(cx, &*blob, writer).await;
         let result = unpack.await.map_err(|e| {
             Error::caused(gantry_core::Kind::Internal, "the thread that unpacks a layer died", e)
@@ -85,22 +86,31 @@ async fn feed(cx: &Cx, blob: &dyn Reader, writer: PipeWriter) {
 struct Job {
     cx: Cx,
     walking: Walking,
+    media_type: String,
     mounts: Vec<Mount>,
-    sync_fs: bool,
+    opts: ApplyOpts,
 }
 
 impl Job {
-    fn run(self, blob: PipeReader, encoding: Encoding) -> Result<(Digest, u64)> {
+    fn run(self, blob: PipeReader) -> Result<(Digest, u64)> {
         let (root, layout) = target(&self.mounts, &self.walking.temp)?;
         let options =
             Options { layout, limits: &self.walking.limits, devices: !in_user_namespace() };
+        let (steps, encoding) = media::chain(&self.media_type, &self.walking.processors)?;
         let result = std::thread::scope(|scope| {
+            let mut stream = blob;
+            for (step, media_type) in steps {
+                let (writer, reader) = pipe();
+                let input = std::mem::replace(&mut stream, reader);
+                let (cx, payload) = (&self.cx, self.opts.payloads.get(&step.id));
+                scope.spawn(move || processor::run(cx, step, media_type, payload, input, writer));
+            }
             let (writer, reader) = pipe();
-            let plain = scope.spawn(move || decode(blob, encoding, writer));
+            let plain = scope.spawn(move || decode(stream, encoding, writer));
             self.unpack(reader, &root, options)?;
             plain.join().unwrap_or_else(|_| Err(Error::internal("the thread that decodes died")))
         })?;
-        if self.sync_fs {
+        if self.opts.sync_fs {
             crate::failpoint("diff.apply/before-sync")?;
             sync(&root).map_err(|e| Error::io("failed to syncfs", e))?;
         }

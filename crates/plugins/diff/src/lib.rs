@@ -1,8 +1,8 @@
 //! Diff and apply: the tar applier and the walking differ.
 //!
 //! [`Walking`] implements [`gantry_core::diff::Applier`] and [`gantry_core::diff::Comparer`] over
-//! a content store. An apply reads a blob, inflates it on one thread, and hashes and unpacks it
-//! on another; a diff walks two trees on a thread and streams the archive into the store.
+//! a content store. An apply reads a blob, inflates and hashes it on one thread and unpacks it on
+//! another; a diff walks two trees on a thread and streams the archive into the store.
 //!
 //! Layers are written by strangers. Whatever one contains, nothing outside the directory it is
 //! applied to is made, changed or removed, and memory stays within [`Limits`].
@@ -20,6 +20,7 @@ mod limits;
 mod media;
 mod mounts;
 mod pipe;
+mod processor;
 mod xattr;
 
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use archive::EXTENSION_BYTES_MAX;
 pub use inflate::ZSTD_WINDOW_LOG_MAX;
 pub use limits::Limits;
 pub use media::{LAYER, LAYER_GZIP, LAYER_ZSTD};
+pub use processor::StreamProcessor;
 
 /// The applier and differ over a content store. Cheap to clone.
 #[derive(Clone)]
@@ -42,6 +44,7 @@ pub struct Walking {
     store: Arc<dyn ContentStore>,
     temp: PathBuf,
     limits: Limits,
+    processors: Arc<[StreamProcessor]>,
 }
 
 impl Walking {
@@ -54,13 +57,20 @@ impl Walking {
         let temp = temp.into();
         mounts::sweep(&temp)
             .map_err(|e| Error::io(format!("cannot read {}", temp.display()), e))?;
-        Ok(Self { store, temp, limits: Limits::default() })
+        Ok(Self { store, temp, limits: Limits::default(), processors: Arc::new([]) })
     }
 
     /// The same with other bounds on what a layer may ask for.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
+    }
+
+    /// The same with these executables for media types; a later one wins over an earlier one, and
+    /// all win over what is built in.
+    #[must_use]
+    pub fn with_processors(self, processors: Vec<StreamProcessor>) -> Self {
+        Self { processors: processors.into(), ..self }
     }
 }
 
@@ -82,8 +92,12 @@ async fn until_stopped<T>(cx: &Cx, work: impl Future<Output = Result<T>>) -> Res
 }
 
 /// Failpoints of this crate (feature `failpoints`), for tests that break things on purpose.
-pub const FAILPOINTS: &[&str] =
-    &["diff.apply/entry", "diff.apply/before-sync", "diff.write/before-commit"];
+pub const FAILPOINTS: &[&str] = &[
+    "diff.apply/entry",
+    "diff.apply/before-sync",
+    "diff.processor/before-spawn",
+    "diff.write/before-commit",
+];
 
 /// Fails where a test asked for it.
 pub(crate) fn failpoint(name: &str) -> gantry_core::Result<()> {

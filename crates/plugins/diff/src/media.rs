@@ -6,6 +6,8 @@
 
 use gantry_core::{Error, Result};
 
+use crate::processor::StreamProcessor;
+
 /// The type of the tar that every chain ends in.
 pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 /// The type of a gzip-compressed layer; the default of a diff.
@@ -49,6 +51,34 @@ pub(crate) fn no_processor(media_type: &str) -> Error {
     Error::not_implemented(format!(
         "failed to get stream processor for {media_type}: no processor for media-type"
     ))
+}
+
+/// The executables that a layer of `media_type` goes through, each with the type it gets, and how
+/// the last one's output holds a tar.
+///
+/// # Errors
+/// `NotImplemented` when nothing reads it, or executables only pass it round.
+pub(crate) fn chain<'a>(
+    media_type: &'a str,
+    processors: &'a [StreamProcessor],
+) -> Result<(Vec<(&'a StreamProcessor, &'a str)>, Encoding)> {
+    /// More than any sensible chain has; two that answer each other would never end.
+    const STEPS_MAX: usize = 16;
+    let mut steps = Vec::new();
+    let mut current = media_type;
+    while steps.len() < STEPS_MAX {
+        let takes = |p: &&StreamProcessor| p.accepts.iter().any(|accepted| accepted == current);
+        let Some(processor) = processors.iter().rev().find(takes) else {
+            let encoding = encoding(current).ok_or_else(|| no_processor(media_type))?;
+            return Ok((steps, encoding));
+        };
+        steps.push((processor, current));
+        current = &processor.returns;
+        if current == LAYER {
+            return Ok((steps, Encoding::Plain));
+        }
+    }
+    Err(no_processor(media_type))
 }
 
 /// What a diff is written as.

@@ -6,6 +6,7 @@ mod hostile;
 mod layers;
 mod measure;
 mod oracles;
+mod processors;
 mod tricks;
 
 mod store;

@@ -19,23 +19,23 @@ struct Inner {
 }
 
 #[derive(Clone, Default)]
-pub(super) struct Memory(Arc<Mutex<Inner>>);
+pub(crate) struct Memory(Arc<Mutex<Inner>>);
 
 impl Memory {
-    pub(super) fn put(&self, data: impl Into<Bytes>) -> Digest {
+    pub(crate) fn put(&self, data: impl Into<Bytes>) -> Digest {
         let data = data.into();
         let digest = Digest::of(&data);
         let mut inner = self.0.lock().unwrap();
         inner.blobs.entry(digest.clone()).or_insert_with(|| (data, Labels::default()));
         digest
     }
-    pub(super) fn get(&self, digest: &Digest) -> Bytes {
+    pub(crate) fn get(&self, digest: &Digest) -> Bytes {
         self.0.lock().unwrap().blobs[digest].0.clone()
     }
-    pub(super) fn ingests(&self) -> usize {
+    pub(crate) fn ingests(&self) -> usize {
         self.0.lock().unwrap().ingests.len()
     }
-    pub(super) fn break_at(&self, offset: u64) {
+    pub(crate) fn break_at(&self, offset: u64) {
         self.0.lock().unwrap().broken_at = Some(offset);
     }
 }
