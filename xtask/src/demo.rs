@@ -1,45 +1,30 @@
-//! `cargo xtask demo`: a daemon on its embedded defaults, driven by Debian's unmodified ctr.
+//! `cargo xtask demo`: the main job on real input. A real registry, a daemon on its embedded
+//! defaults, Debian's unmodified ctr: pull, run, kill the daemon, and the container goes on.
 //!
 //! Everything happens below a fresh directory that is removed at the end, unless `--root` names
 //! one to keep. Packages it needs come from Debian by name.
 
+mod daemon;
+mod registry;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::process::run;
-use crate::{Result, clients, root, target};
+use crate::{Result, clients, root};
+use daemon::{Daemon, program};
+use registry::Registry;
 
 const BUILD: Duration = Duration::from_secs(1200);
 const ANSWER: Duration = Duration::from_secs(20);
-const GRACE: Duration = Duration::from_secs(10);
 
-/// What is shown, in order: why, and ctr's arguments. `IMAGE` is the archive made by [`image`].
-const STEPS: &[(&str, &[&str])] = &[
-    ("The client and the daemon agree on a protocol", &["version"]),
-    ("What the daemon is made of", &["plugins", "ls"]),
-    ("A namespace with a label", &["namespaces", "create", "demo", "owner=you"]),
-    (
-        "An image: its blobs stored, its layers unpacked",
-        &["-n", "demo", "images", "import", "--base-name", "example/busybox", "IMAGE"],
-    ),
-    (
-        "A container that may run it",
-        &["-n", "demo", "containers", "create", "example/busybox:demo", "sleeper", "sleep", "60"],
-    ),
-];
-/// What is shown after `kill -9` and a new start.
-const AFTER: &[(&str, &[&str])] = &[
-    ("Nothing acknowledged is lost: the namespace", &["namespaces", "ls"]),
-    ("the image, every blob of it", &["-n", "demo", "images", "check"]),
-    ("the snapshots of its layers", &["-n", "demo", "snapshots", "ls"]),
-    ("the container", &["-n", "demo", "containers", "ls"]),
-    ("Removed again", &["-n", "demo", "containers", "rm", "sleeper"]),
-    ("and collected", &["-n", "demo", "images", "rm", "--sync", "example/busybox:demo"]),
-    ("which leaves no content", &["-n", "demo", "content", "ls"]),
-];
+/// What the container does: it counts, and ends with 7 when it is asked to.
+const COUNT: &str = "trap 'exit 7' TERM; i=0; while true; do i=$((i+1)); echo $i; sleep 0.1; done";
+/// How ctr tells the status it ends with.
+const STATUS: &str = "exit code 7";
 
 /// Arguments of `cargo xtask demo`.
 #[derive(clap::Args, Debug)]
@@ -63,128 +48,134 @@ impl Demo {
         };
         fs::create_dir_all(&home)?;
         let shown = show(&home, &ctr);
-        if self.root.is_none() {
+        if shown.is_err() {
+            println!("# the daemon's log: {}", home.join("gantryd.log").display());
+        } else if self.root.is_none() {
             fs::remove_dir_all(&home)?;
         }
         shown
     }
 }
 
+/// ctr at a daemon's socket, in the namespace `demo`.
+struct Client<'a> {
+    ctr: &'a Path,
+    socket: PathBuf,
+}
+
+impl Client<'_> {
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.ctr);
+        command.arg("--address").arg(&self.socket).args(["--namespace", "demo"]).args(args);
+        command
+    }
+
+    /// Says why, and runs ctr.
+    fn drive(&self, why: &str, args: &[&str]) -> Result<()> {
+        println!("\n# {why}\n$ ctr {}", args.join(" "));
+        run(&format!("ctr {}", args.join(" ")), &mut self.command(args), ANSWER)
+    }
+
+    /// As [`Client::drive`] for a command whose words on standard error must contain `expected`.
+    fn drive_to(&self, why: &str, args: &[&str], expected: &str) -> Result<()> {
+        println!("\n# {why}\n$ ctr {}", args.join(" "));
+        let mut command = self.command(args);
+        let answer = command.stdin(Stdio::null()).output()?;
+        let words = String::from_utf8_lossy(&answer.stderr);
+        print!("{words}");
+        if words.contains(expected) {
+            return Ok(());
+        }
+        Err(format!("ctr {}: {}, without {expected:?}", args.join(" "), answer.status).into())
+    }
+}
+
 fn show(home: &Path, ctr: &Path) -> Result<()> {
-    let image = image(home)?;
+    println!("# A registry on loopback, with an image of Debian's busybox-static");
+    let registry = Registry::start(home)?;
+    let image = registry.reference.as_str();
+    println!("pushed {image}");
+    println!("\n# The daemon");
     let mut daemon = Daemon::start(home)?;
-    for step in STEPS {
-        drive(&daemon, ctr, step, &image)?;
-    }
-    println!("\n# kill -9, and a new start on the same root");
+    let client = Client { ctr, socket: daemon.socket.clone() };
+    let log = home.join("counter.log");
+    let uri = format!("file://{}", log.display());
+    client.drive("The client and the daemon agree on a protocol", &["version"])?;
+    client.drive("The image, from the registry", &["images", "pull", "--plain-http", image])?;
+    let counter = ["run", "-d", "--log-uri", &uri, image, "counter", "sh", "-c", COUNT];
+    client.drive("A container that counts", &counter)?;
+    client.drive("It runs", &["tasks", "ls"])?;
+    let before = grown(&log, 0)?;
+    println!("\n# kill -9 of the daemon; it has counted to {before}");
     daemon.kill()?;
+    let alone = grown(&log, before + 5)?;
+    println!("# and without any daemon to {alone}");
     daemon = Daemon::start(home)?;
-    for step in AFTER {
-        drive(&daemon, ctr, step, &image)?;
-    }
+    client.drive(
+        "A new daemon on the same root: the same container, the same process",
+        &["tasks", "ls"],
+    )?;
+    let after = grown(&log, alone + 5)?;
+    println!("\n# It still counts: {after}. Its log, from one to the end without a gap:");
+    println!("{}", ends(&log)?);
+    client.drive("Asked to end", &["tasks", "kill", "counter"])?;
+    stopped(&client)?;
+    let delete = ["tasks", "delete", "counter"];
+    client.drive_to("Its exit status, as it chose it", &delete, STATUS)?;
+    client.drive("Removed", &["containers", "rm", "counter"])?;
+    client.drive("and collected", &["images", "rm", "--sync", image])?;
+    client.drive("which leaves no content", &["content", "ls"])?;
     println!("\n# Done. Any containerd client reaches a daemon of yours by its socket:");
     println!("#   {} --root DIR --state DIR --address SOCKET", program().display());
     println!("#   ctr --address SOCKET version");
     daemon.stop()
 }
 
-/// An image of busybox in one archive, made here so that no registry is needed.
-fn image(home: &Path) -> Result<String> {
-    let [layout, bundle, archive] = ["oci", "bundle", "busybox.tar"].map(|name| home.join(name));
-    let archive = archive.display().to_string();
-    if Path::new(&archive).is_file() {
-        return Ok(archive);
-    }
-    let image = format!("{}:demo", layout.display());
-    let umoci = |args: &[&str]| {
-        let mut command = Command::new("umoci");
-        command.args(args).stdout(Stdio::null());
-        run(&format!("umoci {}", args.join(" ")), &mut command, ANSWER)
-    };
-    let rootfs = bundle.join("rootfs/bin");
-    let bundle = bundle.display().to_string();
-    umoci(&["init", "--layout", &layout.display().to_string()])?;
-    umoci(&["new", "--image", &image])?;
-    umoci(&["unpack", "--image", &image, &bundle])?;
-    fs::create_dir_all(&rootfs)?;
-    fs::copy("/bin/busybox", rootfs.join("busybox"))?;
-    for name in ["sh", "sleep", "true", "echo"] {
-        std::os::unix::fs::symlink("busybox", rootfs.join(name))?;
-    }
-    umoci(&["repack", "--image", &image, &bundle])?;
-    umoci(&["config", "--image", &image, "--config.cmd", "sh"])?;
-    let mut tar = Command::new("tar");
-    run("tar", tar.arg("-C").arg(&layout).args(["-cf", &archive, "."]), ANSWER)?;
-    Ok(archive)
-}
-
-fn drive(daemon: &Daemon, ctr: &Path, (why, args): &(&str, &[&str]), image: &str) -> Result<()> {
-    let args: Vec<&str> =
-        args.iter().map(|arg| if *arg == "IMAGE" { image } else { arg }).collect();
-    println!("\n# {why}\n$ ctr {}", args.join(" "));
-    let mut command = Command::new(ctr);
-    command.arg("--address").arg(&daemon.socket).args(&args);
-    run(&format!("ctr {}", args.join(" ")), &mut command, ANSWER)
-}
-
-struct Daemon {
-    child: Child,
-    socket: PathBuf,
-}
-
-impl Daemon {
-    fn start(home: &Path) -> Result<Self> {
-        let socket = home.join("gantry.sock");
-        let _ = fs::remove_file(&socket);
-        let mut command = Command::new(program());
-        command.arg("--root").arg(home.join("root")).arg("--state").arg(home.join("state"));
-        command.arg("--address").arg(&socket).stdin(Stdio::null());
-        let log = fs::File::options().create(true).append(true).open(home.join("gantryd.log"))?;
-        println!("$ {command:?}");
-        let mut daemon = Self { child: command.stderr(log).spawn()?, socket };
-        let start = Instant::now();
-        while std::os::unix::net::UnixStream::connect(&daemon.socket).is_err() {
-            if let Some(status) = daemon.child.try_wait()? {
-                let log = fs::read_to_string(home.join("gantryd.log"))?;
-                return Err(format!("gantryd: {status}\n{log}").into());
-            }
-            if start.elapsed() > ANSWER {
-                return Err("gantryd does not listen".into());
-            }
-            thread::sleep(Duration::from_millis(10));
+/// The last whole number in the log, once it is above `floor`.
+fn grown(log: &Path, floor: u64) -> Result<u64> {
+    let start = Instant::now();
+    loop {
+        let last = numbers(log).last().copied().unwrap_or(0);
+        if last > floor {
+            return Ok(last);
         }
-        Ok(daemon)
-    }
-
-    fn kill(&mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-
-    fn stop(mut self) -> Result<()> {
-        let pid = self.child.id().to_string();
-        run("kill gantryd", Command::new("kill").args(["-TERM", &pid]), GRACE)?;
-        let start = Instant::now();
-        while start.elapsed() < GRACE {
-            if let Some(status) = self.child.try_wait()? {
-                let clean = status.success();
-                return if clean { Ok(()) } else { Err(format!("gantryd: {status}").into()) };
-            }
-            thread::sleep(Duration::from_millis(10));
+        if start.elapsed() > ANSWER {
+            return Err(format!("the container does not count beyond {last}").into());
         }
-        Err("gantryd does not stop".into())
+        thread::sleep(Duration::from_millis(20));
     }
 }
 
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Already gone after a clean end: then both fail, and that is fine.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn numbers(log: &Path) -> Vec<u64> {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    // A line without its end may still grow.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().filter_map(|line| line.parse().ok()).collect()
 }
 
-fn program() -> PathBuf {
-    target().join("debug/gantryd")
+/// First and last lines of the log; an error when a number is missing between them.
+fn ends(log: &Path) -> Result<String> {
+    let numbers = numbers(log);
+    for (expected, found) in (1..).zip(&numbers) {
+        if expected != *found {
+            return Err(format!("the log has {found} where {expected} belongs").into());
+        }
+    }
+    let count = numbers.len();
+    Ok(format!("1 2 3 ... {} {} ({count} lines)", count - 1, count))
+}
+
+/// Returns once ctr shows the task as stopped.
+fn stopped(client: &Client<'_>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let listed = client.command(&["tasks", "ls"]).output()?;
+        if String::from_utf8_lossy(&listed.stdout).contains("STOPPED") {
+            return Ok(());
+        }
+        if start.elapsed() > ANSWER {
+            return Err("the task does not stop".into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
