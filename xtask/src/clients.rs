@@ -12,7 +12,9 @@ use std::time::Duration;
 use crate::process::{run, which};
 use crate::{Result, target};
 
-/// Debian packages the tests and the demonstration use.
+/// Debian packages that the demonstration uses.
+pub const DEMO_PACKAGES: &[&str] = &["busybox-static", "umoci"];
+/// Debian packages that the tests use.
 const PACKAGES: &[&str] = &[
     "busybox-static",
     "ca-certificates",
@@ -47,7 +49,7 @@ impl Clients {
     /// Installs what is absent.
     pub fn execute(self) -> Result<()> {
         let outcomes = [
-            ("Debian packages", packages()),
+            ("Debian packages", packages(PACKAGES)),
             ("ctr of containerd 1.6", debian_ctr().map(drop)),
             ("ctr of containerd 2.4", current_ctr().map(drop)),
         ];
@@ -67,9 +69,9 @@ pub fn dir() -> PathBuf {
     target().join("clients")
 }
 
-/// Installs what of [`PACKAGES`] is absent.
-pub fn packages() -> Result<()> {
-    let absent: Vec<&str> = PACKAGES.iter().copied().filter(|name| !installed(name)).collect();
+/// Installs what of `wanted` is absent.
+pub fn packages(wanted: &[&'static str]) -> Result<()> {
+    let absent: Vec<&str> = wanted.iter().copied().filter(|name| !installed(name)).collect();
     if absent.is_empty() {
         return Ok(());
     }

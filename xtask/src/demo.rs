@@ -40,7 +40,7 @@ impl Demo {
         let build = ["build", "-q", "-p", "gantryd", "-p", "gantry-shim"];
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         run("cargo build", cargo.args(build).current_dir(root()), BUILD)?;
-        clients::packages()?;
+        clients::packages(clients::DEMO_PACKAGES)?;
         let ctr = clients::debian_ctr()?;
         let home = match &self.root {
             Some(home) => home.clone(),

@@ -16,7 +16,7 @@ pub type Check = fn(&[File]) -> Vec<String>;
 
 /// What [`all`] runs.
 pub const CHECKS: &[Check] =
-    &[headers, lengths, leftovers, unsafe_code, machine_paths, sleeps, manifests, links];
+    &[headers, lengths, leftovers, unsafe_code, machine_paths, sleeps, manifests, links, commands];
 
 /// Every finding of every check.
 pub fn all(files: &[File]) -> Vec<String> {
@@ -196,6 +196,29 @@ pub fn links(files: &[File]) -> Vec<String> {
                 let prefix = format!("{}/", wanted.trim_end_matches('/'));
                 if !files.iter().any(|f| f.path == wanted || f.path.starts_with(&prefix)) {
                     found.push(format!("{}:{number}: link to absent {wanted}", file.path));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Every `cargo xtask COMMAND` that a document or the pipeline names exists.
+pub fn commands(files: &[File]) -> Vec<String> {
+    let main = files.iter().find(|file| file.path == "xtask/src/main.rs");
+    let variants = main.and_then(|main| main.text.split_once("enum Command {"));
+    let body = variants.map_or("", |(_, rest)| rest.split("\n}").next().unwrap_or_default());
+    let known: Vec<String> = body
+        .lines()
+        .filter_map(|line| Some(line.trim().split_once('(')?.0.to_lowercase()))
+        .collect();
+    let mut found = Vec::new();
+    for file in files.iter().filter(|file| file.path.ends_with(".md") || file.path == ".ci/run") {
+        for (number, line) in (1..).zip(file.text.lines()) {
+            for rest in line.split("cargo xtask ").skip(1) {
+                let name = rest.split(|c: char| !c.is_ascii_lowercase()).next().unwrap_or_default();
+                if !name.is_empty() && !known.iter().any(|known| known == name) {
+                    found.push(format!("{}:{number}: no command `{name}`", file.path));
                 }
             }
         }

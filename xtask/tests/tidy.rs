@@ -105,6 +105,14 @@ fn a_dead_link_is_caught() {
 }
 
 #[test]
+fn a_command_that_does_not_exist_is_caught() {
+    let main = "enum Command {\n    /// Says.\n    Test(x::Test),\n}\n";
+    let readme = "Run `cargo xtask test` or `cargo xtask tset`, as `cargo xtask COMMAND`.\n";
+    let files = [File::new("xtask/src/main.rs", main), File::new("README.md", readme)];
+    assert_eq!(tidy::commands(&files), ["README.md:1: no command `tset`"]);
+}
+
+#[test]
 fn a_stray_failpoint_is_caught() {
     let text = "fail_point!(\"a.b/c\"); fail_point!(\n \"Bad\");\n\
         pub const FAILPOINTS: &[&str] =\n &[\"a.b/c\", \"d.e/f\", \"Bad\"];\n";
