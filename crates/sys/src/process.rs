@@ -16,6 +16,16 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid
 
 pub use spawn::{Child, Command};
 
+/// Kills every process of the group whose leader is `leader`, an unreaped child of the caller (so
+/// that the number cannot mean another group).
+///
+/// # Errors
+/// `ESRCH` when the group is empty.
+pub fn kill_group(leader: &Pidfd) -> io::Result<()> {
+    let pid = Pid::from_raw(leader.pid()).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(rustix::process::kill_process_group(pid, rustix::process::Signal::KILL)?)
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {

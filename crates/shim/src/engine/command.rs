@@ -15,7 +15,7 @@ use std::rc::Rc;
 use gantry_api::containerd::runc::v1::Options;
 use gantry_core::{Error, Kind, Result};
 use gantry_sys::fd::{contents, memory_file};
-use gantry_sys::process::{Command as Program, Ending};
+use gantry_sys::process::{Command as Program, Ending, kill_group};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
@@ -112,6 +112,9 @@ impl Command {
             .arg(log)
             .args(["--log-format", "json"])
             .cwd(&self.bundle)
+            // A group of its own, so that its hooks can be ended with it; the container's
+            // processes leave it (setsid) before they run anything.
+            .new_group()
             .dies_with_parent();
         if self.systemd_cgroup { program.arg("--systemd-cgroup") } else { program }
     }
@@ -149,7 +152,7 @@ impl Command {
         let waited = |e| Error::io(format!("wait for {}", self.program), e);
         let Ok(ending) = timeout_at(until, tracked.ended()).await else {
             // Ignored: it may have ended just now.
-            let _ = tracked.pidfd().signal(9);
+            let _ = kill_group(tracked.pidfd());
             tracked.ended().await.map_err(waited)?;
             return Err(Error::deadline_exceeded(""));
         };

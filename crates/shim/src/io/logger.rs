@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use gantry_core::{Error, Result};
-use gantry_sys::process::Command;
+use gantry_sys::process::{Command, kill_group};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::Interest;
 use tokio::sync::watch;
@@ -56,6 +56,7 @@ impl Logger {
             .fd(streams[0].as_fd(), 3)
             .fd(streams[1].as_fd(), 4)
             .fd(ready_write.as_fd(), 5)
+            .new_group()
             .spawn()
             .map_err(|e| Error::io("failed to start binary process", e))?;
         drop((streams, ready_write));
@@ -72,19 +73,21 @@ impl Logger {
         match timeout_at(until.min(Instant::now() + READY), ready).await {
             Ok(Ok(())) => Ok(logger),
             Ok(Err(error)) => {
-                logger.signal(9);
+                logger.kill();
                 Err(error)
             }
             Err(_) => {
-                logger.signal(9);
+                logger.kill();
                 Err(Error::deadline_exceeded("logging binary did not get ready"))
             }
         }
     }
 
-    fn signal(&self, signal: i32) {
-        // Ignored: it has ended.
-        let _ = self.pidfd.pidfd().signal(signal);
+    fn kill(&self) {
+        // Once it is reaped its number may be another's.
+        if !*self.ended.borrow().borrow() {
+            let _ = kill_group(self.pidfd.pidfd());
+        }
     }
 
     /// The output has ended: lets the logger end, tells it to, and in the end makes it.
@@ -93,13 +96,14 @@ impl Logger {
         if timeout(END, wait(&mut ended)).await.is_ok() {
             return;
         }
-        self.signal(15);
+        // Ignored: it has just ended.
+        let _ = self.pidfd.pidfd().signal(15);
         let tracked = self.pidfd.clone();
         let mut later = ended.clone();
         tokio::task::spawn_local(async move {
             if timeout(TERMINATE, wait(&mut later)).await.is_err() {
                 crate::log::warn!("", "killed a logger that did not end");
-                let _ = tracked.pidfd().signal(9);
+                let _ = kill_group(tracked.pidfd());
             }
         });
         // Whoever deletes the process need not wait for a slow logger to the end.

@@ -203,6 +203,12 @@ impl Machine {
         self.init_reaped.is_some()
     }
 
+    /// Whether no process of the container can be alive: init is reaped, and with it, by the
+    /// kernel's hand, whatever was in its pid namespace.
+    pub fn nothing_lives(&self) -> bool {
+        self.init_is_reaped() && !self.shares_pids
+    }
+
     /// Adds an exec.
     ///
     /// # Errors

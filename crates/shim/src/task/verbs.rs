@@ -115,9 +115,11 @@ impl Container {
         if !(1..=64).contains(&number) {
             return Err(bad_signal(signal));
         }
+        // Without processes of others in its namespace, nothing is left once init is reaped.
+        let over = self.machine.borrow().nothing_lives();
         // The engine knows how to reach every process, and to thaw a frozen one so that it can die.
         let frozen = matches!(self.status(&Who::Init), Ok(Status::Paused | Status::Pausing));
-        if *who == Who::Init && (all || frozen) {
+        if *who == Who::Init && (all || frozen) && !over {
             return self.engine.kill(signal, all, until).await;
         }
         let Some(tracked) = process.tracked() else {

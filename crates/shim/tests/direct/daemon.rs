@@ -2,6 +2,7 @@
 //! told to fail, to be away, or to come back.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -84,6 +85,8 @@ pub struct Daemon {
     got: Arc<Mutex<Vec<Received>>>,
     changed: watch::Sender<usize>,
     mood: Arc<Mutex<Mood>>,
+    /// Calls that were not taken.
+    pub failed: Arc<AtomicUsize>,
     running: Option<JoinHandle<()>>,
 }
 
@@ -94,6 +97,8 @@ impl Daemon {
             got: Arc::default(),
             changed: watch::Sender::new(0),
             mood: Arc::new(Mutex::new(Mood::Takes)),
+            failed: Arc::default(),
+            failed: Arc::default(),
             running: None,
         };
         daemon.up();
@@ -115,12 +120,20 @@ impl Daemon {
     pub fn up(&mut self) {
         let listener = UnixListener::bind(&self.socket).unwrap();
         let (got, changed, mood) = (self.got.clone(), self.changed.clone(), self.mood.clone());
+        let failed = self.failed.clone();
+        let failed = self.failed.clone();
         self.running = Some(tokio::spawn(async move {
             // Dropped with this task, and every connection with it.
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                connections.spawn(connection(stream, got.clone(), changed.clone(), mood.clone()));
+                connections.spawn(connection(
+                    stream,
+                    got.clone(),
+                    changed.clone(),
+                    mood.clone(),
+                    failed.clone(),
+                ));
             }
         }));
     }
@@ -170,6 +183,7 @@ async fn connection(
     got: Arc<Mutex<Vec<Received>>>,
     changed: watch::Sender<usize>,
     mood: Arc<Mutex<Mood>>,
+    failed: Arc<AtomicUsize>,
 ) {
     let (reader, writer) = stream.into_split();
     let (mut connection, answers) = server::connection(reader, writer);
@@ -202,6 +216,9 @@ async fn connection(
                 Ok(Vec::new())
             }
         };
+        if result.is_err() {
+            failed.fetch_add(1, Ordering::SeqCst);
+        }
         call.reply.send(result);
     }
 }

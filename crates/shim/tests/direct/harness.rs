@@ -121,6 +121,12 @@ impl Shim {
         &self.runc_root
     }
 
+    /// Closes our connection; nobody calls the shim any more.
+    pub fn hang_up(&mut self) {
+        let (reader, writer) = tokio::io::split(tokio::io::duplex(1).0);
+        self.client = Client::new(reader, writer).0;
+    }
+
     /// Another connection to the shim.
     pub async fn connect(&self) -> Client {
         connect(&self.socket).await
@@ -165,6 +171,12 @@ impl Shim {
         }
     }
 
+    /// How many children the shim has.
+    pub fn children(&self) -> usize {
+        let list = format!("/proc/{0}/task/{0}/children", self.child.pid());
+        fs::read_to_string(list).unwrap().split_whitespace().count()
+    }
+
     pub fn log(&self) -> String {
         let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
         read(self.bundle(&self.id).join("log")) + &read(self.dir.path().join("stderr"))
@@ -178,6 +190,9 @@ impl Shim {
             bundle::rootfs(&dir);
         }
         let mut spec = bundle::spec(id, &plan.script, plan.terminal, plan.own_pids);
+        // Tests run side by side: containers of one name must not share a cgroup.
+        let unique = self.dir.path().file_name().unwrap().to_str().unwrap();
+        spec["linux"]["cgroupsPath"] = format!("/gantry-shim-test/{unique}-{id}").into();
         (plan.adjust)(&mut spec);
         fs::write(dir.join("config.json"), serde_json::to_vec(&spec).unwrap()).unwrap();
         let mut options = plan.options.clone().unwrap_or_default();

@@ -186,6 +186,7 @@ async fn a_creation_past_its_deadline_is_undone() {
     let path = shim.bundle("t").join("state.page");
     eventually("the creation is undone", || page::read(&path).unwrap().1.status == Status::Deleted)
         .await;
+    assert_eq!(shim.children(), 0, "a hook outlives the runtime that ran it");
     let request = shim.create_request("t", &plan("exit 4"));
     shim.call::<_, CreateTaskResponse>("Create", &request).await;
     shim.start_task("t").await;

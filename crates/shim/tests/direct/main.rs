@@ -8,4 +8,10 @@ mod bundle;
 mod daemon;
 mod harness;
 
+mod delivery;
+mod execs;
 mod lifecycle;
+mod protocol;
+mod states;
+mod streams;
+mod verbs;
