@@ -98,7 +98,6 @@ impl Daemon {
             changed: watch::Sender::new(0),
             mood: Arc::new(Mutex::new(Mood::Takes)),
             failed: Arc::default(),
-            failed: Arc::default(),
             running: None,
         };
         daemon.up();
@@ -120,7 +119,6 @@ impl Daemon {
     pub fn up(&mut self) {
         let listener = UnixListener::bind(&self.socket).unwrap();
         let (got, changed, mood) = (self.got.clone(), self.changed.clone(), self.mood.clone());
-        let failed = self.failed.clone();
         let failed = self.failed.clone();
         self.running = Some(tokio::spawn(async move {
             // Dropped with this task, and every connection with it.
