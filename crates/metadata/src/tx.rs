@@ -147,6 +147,12 @@ impl<'t, 'a> Tx<'t, 'a> {
     pub fn raw(&mut self) -> &mut Txn<'a> {
         self.txn
     }
+    /// Says that this transaction removes objects that clients made: a collection pays afterwards,
+    /// and a full disk must not stop it.
+    pub fn frees(&mut self) {
+        self.touched.freed();
+        self.txn.draw_on_reserve();
+    }
     /// Commits what was written so far even if the closure returns an error.
     pub fn keep_on_error(&mut self) {
         self.keep_on_error = true;
@@ -176,11 +182,9 @@ impl<'t, 'a> Tx<'t, 'a> {
         Ok(self.txn.put(table, key, Vec::new())?)
     }
     pub(crate) fn unmark(&mut self, table: Table, key: &[u8]) {
-        self.touched.deleted(table);
         self.txn.delete(table, key);
     }
     pub(crate) fn delete(&mut self, table: Table, key: &[u8]) -> Result<()> {
-        self.touched.deleted(table);
         values::delete(self.txn, table, key)
     }
 

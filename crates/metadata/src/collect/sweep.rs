@@ -65,6 +65,7 @@ impl Sweep {
 
     /// Removes at most `limit` records; returns them.
     pub(super) fn batch(&mut self, tx: &mut Tx<'_, '_>, limit: usize) -> Result<Vec<Node>> {
+        tx.raw().draw_on_reserve();
         let mut gone = Vec::new();
         // A snapshot with children goes behind them; as each round removes some leaf, the number
         // of turns is bounded by the longest chain. Without progress the rest waits for the next

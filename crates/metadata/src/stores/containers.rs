@@ -158,6 +158,7 @@ impl Containers {
                 if !tx.view().contains(CONTAINER, &key)? {
                     return Err(Error::not_found(format!("container {id}")));
                 }
+                tx.frees();
                 tx.delete(CONTAINER, &key)?;
                 tx.emit(&namespace, Event::ContainerDelete { id: id.into_string() })
             })

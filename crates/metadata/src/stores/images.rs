@@ -153,6 +153,7 @@ impl Images {
         let (cx, name) = (cx.clone(), name.clone());
         self.0
             .update(move |tx| {
+                tx.frees();
                 let image = load(tx.view(), cx.namespace(), &name)?;
                 if let Some(target) = target.filter(|t| *t != image.target.digest) {
                     return Err(Error::not_found(format!(

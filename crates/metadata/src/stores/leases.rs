@@ -166,6 +166,7 @@ impl Leases {
                 require(tx.view(), &namespace, &id)?;
                 check(&resource)?;
                 let key = resource_key(&namespace, &id, &resource.kind, &resource.id);
+                tx.frees();
                 tx.unmark(LEASE_RESOURCE, &key);
                 Ok(())
             })
@@ -212,6 +213,7 @@ pub(crate) fn resources_of(
 /// Removes a lease with all that it holds.
 pub(crate) fn remove(tx: &mut Tx<'_, '_>, namespace: &Namespace, id: &LeaseId) -> Result<()> {
     require(tx.view(), namespace, id)?;
+    tx.frees();
     let below = Key::of(namespace).sized(id.as_str()).prefix();
     let mut keys = Vec::new();
     tx.view().each_key_below(LEASE_RESOURCE, &below, |key| {

@@ -144,6 +144,7 @@ impl Namespaces {
                 if !tx.view().contains(NAMESPACE, &key)? {
                     return Err(Error::not_found(format!("namespace {name:?}")));
                 }
+                tx.frees();
                 tx.delete(NAMESPACE, &key)?;
                 let below = Key::of(&name).prefix();
                 for table in [LEASE, LEASE_RESOURCE, INGEST, SANDBOX] {

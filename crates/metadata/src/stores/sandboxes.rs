@@ -122,6 +122,7 @@ impl Sandboxes {
             .update(move |tx| {
                 load(tx.view(), &namespace, &id)
                     .map_err(|e| e.context(format!("failed to delete sandbox {id:?}")))?;
+                tx.frees();
                 tx.delete(SANDBOX, &key(&namespace, &id))
             })
             .await

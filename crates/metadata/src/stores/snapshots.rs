@@ -264,6 +264,7 @@ impl SnapshotRecords {
     /// `NotFound`; `FailedPrecondition` while it has children.
     pub fn remove(&self, tx: &mut Tx<'_, '_>, cx: &Cx, key: &SnapshotKey) -> Result<SnapshotEntry> {
         let ns = cx.namespace();
+        tx.frees();
         let entry = self.get(tx.view(), ns, key)?;
         if self.has_children(tx.view(), ns, key)? {
             return Err(Error::failed_precondition("cannot remove snapshot with child"));

@@ -52,14 +52,14 @@ impl Touched {
         self.written.fetch_add(1, Ordering::Relaxed);
         self.changed.notify_one();
     }
-    /// Notes that a row was deleted.
-    pub(crate) fn deleted(&self, table: Table) {
-        if !BOOKKEEPING.contains(&table) {
-            self.deleted.fetch_add(1, Ordering::Relaxed);
-            self.changed.notify_one();
-        }
+    /// Notes that a transaction removes objects that clients made. Rows that come and go with
+    /// every write (an ingest that became content, a lease's entry) do not count: content that
+    /// nobody holds yet should not go because something else was committed.
+    pub(crate) fn freed(&self) {
+        self.deleted.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
     }
-    /// How many rows were written and deleted since the daemon started.
+    /// How many rows were written, and how often objects were removed, since the daemon started.
     pub(crate) fn counts(&self) -> (u64, u64) {
         (self.written.load(Ordering::Relaxed), self.deleted.load(Ordering::Relaxed))
     }
@@ -69,5 +69,62 @@ impl Touched {
     }
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Notes>> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use gantry_core::snapshot::{SnapshotId, SnapshotInfo, SnapshotKind, Usage};
+    use gantry_core::{
+        CallCx, Labels, Namespace, SnapshotKey, SnapshotterName, SystemClock, Timestamp,
+    };
+
+    use crate::Metadata;
+    use crate::stores::{SnapshotCommit, SnapshotEntry, SnapshotRecords};
+
+    /// Were a commit to count, content that nobody holds yet would be collected only because
+    /// something else was committed.
+    #[test]
+    fn a_removal_counts_as_freeing_and_a_commit_does_not() {
+        let metadata = Metadata::in_memory(Arc::new(SystemClock)).unwrap();
+        let records = SnapshotRecords::new(SnapshotterName::new("s").unwrap());
+        let cx = CallCx::default().in_namespace(Namespace::new("n").unwrap(), None);
+        let (key, name) = (SnapshotKey::new("k").unwrap(), SnapshotKey::new("c").unwrap());
+        let entry = SnapshotEntry {
+            info: SnapshotInfo {
+                kind: SnapshotKind::Active,
+                name: key.clone(),
+                parent: None,
+                labels: Labels::default(),
+                created_at: Timestamp::UNSET,
+                updated_at: Timestamp::UNSET,
+            },
+            id: SnapshotId(1),
+            usage: Usage::default(),
+            backend_key: String::new(),
+        };
+        let commit = SnapshotCommit {
+            name: name.clone(),
+            key,
+            parent: None,
+            labels: Labels::default(),
+            usage: Usage::default(),
+        };
+        metadata
+            .update_blocking({
+                let (records, cx) = (records.clone(), cx.clone());
+                move |tx| {
+                    records.insert(tx, &cx, entry)?;
+                    records.commit(tx, &cx, commit)
+                }
+            })
+            .unwrap();
+        let (written, freed) = metadata.touched().counts();
+        assert!(written > 0);
+        assert_eq!(freed, 0);
+        metadata.update_blocking(move |tx| records.remove(tx, &cx, &name).map(drop)).unwrap();
+        assert_eq!(metadata.touched().counts().1, 1);
     }
 }

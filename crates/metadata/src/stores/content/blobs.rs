@@ -114,6 +114,7 @@ pub(super) fn check_labels(labels: &Labels) -> Result<()> {
 /// `NotFound`.
 pub fn delete(tx: &mut Tx<'_, '_>, cx: &Cx, digest: &Digest) -> Result<()> {
     info(tx.view(), cx.namespace(), digest)?;
+    tx.frees();
     tx.delete(CONTENT, &content_key(cx.namespace(), digest))?;
     leases::release(tx, cx, CONTENT_KIND, digest.as_str())?;
     tx.emit(cx.namespace(), Event::ContentDelete { digest: digest.clone() })

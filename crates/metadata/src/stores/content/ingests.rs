@@ -258,6 +258,7 @@ pub fn commit(tx: &mut Tx<'_, '_>, cx: &Cx, new: Commit) -> Result<()> {
 /// `NotFound`.
 pub fn abort(tx: &mut Tx<'_, '_>, cx: &Cx, reference: &ContentRef) -> Result<Ingest> {
     let ingest = ingest(tx.view(), cx.namespace(), reference)?;
+    tx.frees();
     tx.delete(INGEST, &key(cx.namespace(), reference))?;
     leases::release(tx, cx, INGEST_KIND, reference.as_str())?;
     Ok(ingest)
