@@ -23,7 +23,7 @@ pub trait Service: Send + Sync {
     /// `package.Service`.
     fn name(&self) -> &'static str;
     /// Answers a call; `None` when there is no such method.
-    async fn call(&self, method: &str, payload: &[u8]) -> Option<Result<Vec<u8>>>;
+    async fn call(&self, request: &Request) -> Option<Result<Vec<u8>>>;
 }
 
 /// Serves `services` on `listener` until `stop`; connections run in `tracker`.
@@ -76,7 +76,7 @@ async fn answer(
     let Some(service) = services.iter().find(|service| service.name() == request.service) else {
         return Err(unknown_service(&request.service));
     };
-    match service.call(&request.method, &request.payload).await {
+    match service.call(request).await {
         Some(Ok(reply)) => Ok(reply),
         Some(Err(error)) => {
             let text = error.message();

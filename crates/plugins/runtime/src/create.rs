@@ -26,6 +26,7 @@ use crate::bootstrap::Endpoint;
 use crate::bundle::Bundle;
 use crate::client::Client;
 use crate::launch::{self, Launch};
+use crate::own::{self, OwnLaunch};
 use crate::task::{Link, Task};
 use crate::tasks::{Inner, Reserved, Tasks};
 use crate::{command, name, shimlog};
@@ -189,8 +190,14 @@ impl Creation {
         self.inner.tracker.spawn(async move {
             ended.run_until_cancelled(shimlog::copy(log, name)).await;
         });
-        let (endpoint, client) = self.start_shim().await.context("failed to start shim")?;
-        let shim_pid = self.cancellable(client.connect(self.inner.config.timeouts.start)).await?;
+        let (endpoint, client, shim) = self.start_shim().await.context("failed to start shim")?;
+        let shim = match shim {
+            Some(pid) => pid,
+            None => {
+                let hello = client.connect(self.inner.config.timeouts.start);
+                self.cancellable(hello).await?.shim_pid
+            }
+        };
         let created =
             self.cancellable(self.call_create(&client)).await.context("failed to create shim task");
         let pid = match created {
@@ -200,7 +207,7 @@ impl Creation {
                 return Err(error);
             }
         };
-        let record = self.record(&endpoint, &client, shim_pid.shim_pid, pid);
+        let record = self.record(&endpoint, &client, shim, pid);
         let committed = self.commit(intent, &record).await;
         if let Err(error) = committed {
             self.dismiss(&client).await;
@@ -212,9 +219,12 @@ impl Creation {
         Ok((Arc::new(task), client, pid))
     }
 
-    async fn start_shim(&self) -> Result<(Endpoint, Client)> {
+    /// Where the shim listens, a connection to it, and its number if it was started here.
+    async fn start_shim(&self) -> Result<(Endpoint, Client, Option<u32>)> {
         let config = &self.inner.config;
-        let endpoint = match self.request.task_api_address.as_str() {
+        let own = launch::is_own(&self.program) && !own::needs_command(self.options.as_ref());
+        let (endpoint, pid) = match self.request.task_api_address.as_str() {
+            "" if own => self.start_own().await.context("start failed")?,
             "" => {
                 let launch = Launch {
                     config,
@@ -224,9 +234,9 @@ impl Creation {
                     options: self.options.as_ref(),
                 };
                 let started = self.inner.launcher.start(&launch, &self.cancel).await;
-                started.context("start failed")?
+                (started.context("start failed")?, None)
             }
-            given => sandboxes_shim(given, self.request.task_api_version)?,
+            given => (sandboxes_shim(given, self.request.task_api_version)?, None),
         };
         let (bundle, program, noted) =
             (self.bundle.clone(), self.program.clone(), endpoint.clone());
@@ -240,7 +250,27 @@ impl Creation {
             config.timeouts.start,
         );
         let client = self.cancellable(client).await?;
-        Ok((endpoint, client))
+        Ok((endpoint, client, pid))
+    }
+
+    async fn start_own(&self) -> Result<(Endpoint, Option<u32>)> {
+        let launch = OwnLaunch {
+            config: self.inner.config.clone(),
+            name: self.name().clone(),
+            bundle: self.bundle.clone(),
+            program: self.program.clone(),
+            spec: self.spec.clone(),
+        };
+        let started = blocking(move || launch.start()).await?;
+        let pid = started.process.as_ref().and_then(|process| u32::try_from(process.pid()).ok());
+        if let Some(process) = started.process {
+            // It is our child: one that has ended stays listed until it is reaped.
+            let stop = self.inner.stop.clone();
+            self.inner.tracker.spawn(async move {
+                stop.run_until_cancelled(command::ended(process)).await;
+            });
+        }
+        Ok((started.endpoint, pid))
     }
 
     async fn call_create(&self, client: &Client) -> Result<wire::CreateTaskResponse> {

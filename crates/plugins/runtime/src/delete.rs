@@ -16,6 +16,7 @@ use gantry_core::{ContainerId, Cx, Error, ExecId, Kind, Result, Timestamp};
 use crate::client::Client;
 use crate::create::blocking;
 use crate::exits;
+use crate::own;
 use crate::task::{Ended, Task};
 use crate::tasks::{Inner, Tasks};
 
@@ -184,7 +185,12 @@ impl Inner {
     /// Takes the bundle away, then the record, then the name.
     async fn finish_delete(self: &Arc<Self>, task: &Arc<Task>) -> Result<()> {
         let bundle = task.bundle.clone();
-        match blocking(move || bundle.remove()).await {
+        let (sockets, address) = (self.config.sockets.clone(), task.shim().address);
+        let removed = blocking(move || {
+            own::remove_dead(&sockets, &address);
+            bundle.remove()
+        });
+        match removed.await {
             Ok(gone) => self.delete_aside(gone),
             // As in containerd: the task is gone, what cannot be removed is for the administrator.
             Err(error) => {

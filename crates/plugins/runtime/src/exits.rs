@@ -69,13 +69,14 @@ impl Tombstones {
 }
 
 impl Tasks {
-    /// Takes an event that a shim forwards. When this returns well, an exit is on disk: the answer
+    /// Takes an event that a shim forwards; `start_time` is what it says of the process that
+    /// ended, 0 when it says nothing (clock ticks since boot). When this returns well, an exit is on disk: the answer
     /// is its acknowledgement.
     ///
     /// # Errors
     /// `InvalidArgument` for an exit that does not decode; `Unavailable` for one whose task is
     /// still being made; what the store fails with. The shim sends it again.
-    pub async fn forwarded(&self, envelope: Envelope) -> Result<()> {
+    pub async fn forwarded(&self, envelope: Envelope, start_time: u64) -> Result<()> {
         if envelope.topic != EXIT_TOPIC {
             self.note(&envelope);
             self.inner.metadata.journal().publish(envelope);
@@ -108,7 +109,7 @@ impl Tasks {
         let exit = Exit {
             exec_id: if of_init { String::new() } else { exit.id },
             pid: exit.pid,
-            start_time: 0,
+            start_time,
             status: exit.exit_status,
             exited_at: time(exit.exited_at.as_ref()).unwrap_or(envelope.timestamp),
             reason: String::new(),

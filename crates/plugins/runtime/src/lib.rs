@@ -7,7 +7,7 @@
 //! | `create`, `calls`, `state`, `wait`, `delete` | what clients ask |
 //! | [`exits`] | word of exits and other events |
 //! | `load`, `contact`, `dead`, `recover` | restarts of the daemon, deaths of shims, remains |
-//! | `name`, `launch`, `bootstrap`, `command` | from a runtime's name to a running shim |
+//! | `name`, `own`, `launch`, `bootstrap`, `command` | from a runtime's name to a running shim |
 //! | `bundle`, `client`, `shimlog`, `strays` | files, calls, logs and processes of a shim |
 //!
 //! Invariants: a side effect outside the store has an intent before it and a record after it; an
@@ -31,6 +31,7 @@ pub mod exits;
 mod launch;
 mod load;
 mod name;
+mod own;
 mod recover;
 mod shimlog;
 mod state;
@@ -61,6 +62,8 @@ pub const FAILPOINTS: &[&str] = &[
     "runtime.exit/before-commit",
     "runtime.load/after-commit",
     "runtime.load/before-commit",
+    "runtime.own/after-spawn",
+    "runtime.own/before-spawn",
     "runtime.spawn/after",
     "runtime.spawn/before",
 ];

@@ -21,7 +21,7 @@ use crate::dead::{journalled, lost_exit};
 use crate::state::{PageState, page};
 use crate::task::{Link, Task};
 use crate::tasks::{Inner, Tasks};
-use crate::{contact, exits, shimlog, strays};
+use crate::{contact, exits, own, shimlog, strays};
 
 /// A recorded task with what its shim left.
 struct Recorded {
@@ -174,6 +174,9 @@ impl Inner {
         let Ok((bundles, works)) = listed else { return };
         let aside = bundles.iter().chain(&works).filter(|path| is_hidden(path)).cloned();
         self.delete_aside(aside.collect());
+        let known = self.all().iter().map(|task| task.shim().address).collect::<Vec<_>>();
+        let sockets = self.config.sockets.clone();
+        self.tracker.spawn_blocking(move || own::sweep(&sockets, &known));
         let names: HashSet<ContainerName> =
             [bundles, works].concat().iter().filter_map(|path| name_of(path)).collect();
         for name in names {

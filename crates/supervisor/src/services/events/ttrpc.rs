@@ -9,11 +9,15 @@ use gantry_api::containerd::services::events::ttrpc::v1::ForwardRequest;
 use gantry_core::{Error, Result};
 use gantry_metadata::Journal;
 use gantry_plugin_runtime::Tasks;
+use gantry_ttrpc::{Request, message};
 use prost::Message;
 use tonic::async_trait;
 
 use crate::convert::envelope;
 use crate::ttrpc::Service;
+
+/// What our own shim says of a process that ended (docs/shim.md).
+const START_TIME: &str = "gantry-exit-start-time";
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -35,21 +39,24 @@ impl Service for TtrpcEvents {
         "containerd.services.events.ttrpc.v1.Events"
     }
 
-    async fn call(&self, method: &str, payload: &[u8]) -> Option<Result<Vec<u8>>> {
-        match method {
-            "Forward" => Some(self.forward(payload).await),
+    async fn call(&self, request: &Request) -> Option<Result<Vec<u8>>> {
+        match request.method.as_str() {
+            "Forward" => Some(self.forward(request).await),
             _ => None,
         }
     }
 }
 
 impl TtrpcEvents {
-    async fn forward(&self, payload: &[u8]) -> Result<Vec<u8>> {
-        let request = ForwardRequest::decode(payload)
+    async fn forward(&self, call: &Request) -> Result<Vec<u8>> {
+        let request = ForwardRequest::decode(call.payload.as_slice())
             .map_err(|error| Error::invalid_argument(format!("unmarshal request: {error}")))?;
         let envelope = envelope::from_wire(request.envelope)?;
         match &self.tasks {
-            Some(tasks) => tasks.forwarded(envelope).await?,
+            Some(tasks) => {
+                let told = message::metadata(call, START_TIME).and_then(|text| text.parse().ok());
+                tasks.forwarded(envelope, told.unwrap_or(0)).await?;
+            }
             None => self.journal.publish(envelope),
         }
         // google.protobuf.Empty
