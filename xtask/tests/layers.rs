@@ -84,6 +84,17 @@ const BANS: &[Ban] = &[
         because: "implementations do not know each other's insides",
     },
     Ban {
+        package: "gantry-plugin-mounts",
+        must_not_reach: &[
+            "tonic",
+            "gantryd",
+            "gantry-plugin-content",
+            "gantry-plugin-diff",
+            "gantry-plugin-snapshots",
+        ],
+        because: "implementations do not know each other's insides",
+    },
+    Ban {
         package: "gantry-api",
         must_not_reach: &["gantry-core", "gantry-metadata", "gantryd", "protox", "prost-build"],
         because: "messages hold no logic, and users of the crate generate nothing",

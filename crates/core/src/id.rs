@@ -3,7 +3,7 @@
 //! Two families. *Identifiers* ([`Namespace`], [`ContainerId`], [`SandboxId`], [`ExecId`]) follow
 //! containerd's rule `^[A-Za-z0-9]+(?:[._-](?:[A-Za-z0-9]+))*$` with at most 76 bytes and become
 //! parts of paths. *Names* ([`ImageName`], [`SnapshotKey`], [`ContentRef`], [`LeaseId`],
-//! [`SnapshotterName`]) are any non-empty text a client sends, slashes, spaces and control
+//! [`SnapshotterName`], [`MountName`]) are any non-empty text a client sends, slashes, spaces and control
 //! characters included: they must never become a path.
 
 use std::fmt;
@@ -137,6 +137,11 @@ text_type!(
     /// The name under which a snapshotter is loaded, such as `overlayfs`.
     SnapshotterName,
     |v| non_empty(&v, "snapshotter name")
+);
+text_type!(
+    /// The name of an activated list of mounts; any text, for a task the id of its container.
+    MountName,
+    |v| non_empty(&v, "mount name")
 );
 
 #[cfg(test)]

@@ -27,8 +27,8 @@ pub use digest::Digest;
 pub use error::{Error, Kind, Result};
 pub use fields::FieldMask;
 pub use id::{
-    ContainerId, ContentRef, ExecId, ImageName, LeaseId, Namespace, SandboxId, SnapshotKey,
-    SnapshotterName,
+    ContainerId, ContentRef, ExecId, ImageName, LeaseId, MountName, Namespace, SandboxId,
+    SnapshotKey, SnapshotterName,
 };
 pub use labels::Labels;
 pub use model::TypedAny;

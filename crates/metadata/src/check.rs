@@ -17,17 +17,18 @@ use std::fmt;
 use gantry_core::model::{Container, Image, Lease, NamespaceInfo, Sandbox};
 use gantry_core::snapshot::SnapshotKind;
 use gantry_core::{
-    ContainerId, ImageName, LeaseId, Namespace, Result, SandboxId, SnapshotKey, SnapshotterName,
+    ContainerId, ImageName, LeaseId, MountName, Namespace, Result, SandboxId, SnapshotKey,
+    SnapshotterName,
 };
 
 use crate::View;
 use crate::codec::decode;
 use crate::kv::Table;
 use crate::schema::{
-    CONTAINER, CONTENT, IMAGE, INGEST, Key, LEASE, LEASE_RESOURCE, NAMESPACE, Parts, SANDBOX,
-    SNAPSHOT, SNAPSHOT_CHILD,
+    CONTAINER, CONTENT, IMAGE, INGEST, Key, LEASE, LEASE_RESOURCE, MOUNT, NAMESPACE, Parts,
+    SANDBOX, SNAPSHOT, SNAPSHOT_CHILD,
 };
-use crate::stores::{SnapshotEntry, SnapshotRecords};
+use crate::stores::{Activation, SnapshotEntry, SnapshotRecords};
 
 /// Something that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,7 +111,7 @@ impl Check<'_> {
                 recorded.insert(info.name.into_string());
             }
         }
-        for table in [CONTAINER, IMAGE, LEASE, CONTENT, INGEST, SNAPSHOT, SANDBOX] {
+        for table in [CONTAINER, IMAGE, LEASE, CONTENT, INGEST, SNAPSHOT, SANDBOX, MOUNT] {
             let mut missing = Vec::new();
             self.view.each_key_below(table, &[], |key| {
                 let namespace = Parts::of(key).identifier();
@@ -141,6 +142,11 @@ impl Check<'_> {
             let id = named(&key).and_then(SandboxId::new);
             let read = id.and_then(|id| decode::<Sandbox>(SANDBOX, id, &value));
             self.note(SANDBOX, &key, read);
+        }
+        for (key, value) in self.rows(MOUNT)? {
+            let name = named(&key).and_then(MountName::new);
+            let read = name.and_then(|name| decode::<Activation>(MOUNT, name, &value));
+            self.note(MOUNT, &key, read);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 
 mod content;
 mod event;
+mod mount;
 mod records;
 mod task;
 

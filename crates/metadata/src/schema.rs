@@ -20,6 +20,7 @@
 //! | `snapshot_child` | namespace, sized snapshotter, sized parent, child | empty |
 //! | `sandbox` | namespace, id | `SandboxRecord` |
 //! | `task` | namespace, id | `TaskRecord` |
+//! | `mount` | namespace, name | `MountRecord` |
 //! | `event` | sequence number | `EventRecord` |
 //! | `exit` | sequence number | one byte: why an event that is an exit stays, see [`crate::journal`] |
 //! | `intent` | sequence number | `IntentRecord` |
@@ -66,6 +67,8 @@ tables! {
     SANDBOX = "sandbox";
     /// Tasks.
     TASK = "task";
+    /// Activated mounts.
+    MOUNT = "mount";
     /// The journal of events.
     EVENT = "event";
     /// Events that outlive the journal's trimming.

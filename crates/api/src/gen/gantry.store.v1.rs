@@ -407,6 +407,91 @@ impl ::prost::Name for IngestRecord {
         "/gantry.store.v1.IngestRecord".into()
     }
 }
+/// Key: namespace, name. Stands from before the first mount is made until the activation has ended;
+/// while it says activating, it is the intent that tells the next start what to undo.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MountRecord {
+    /// Names the folder that holds the mount points.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// 1 activating, 2 active.
+    #[prost(uint32, tag = "2")]
+    pub state: u32,
+    /// Boot that the mounts belong to, 16 bytes; in another one they are gone.
+    #[prost(bytes = "vec", tag = "3")]
+    pub boot_id: ::prost::alloc::vec::Vec<u8>,
+    /// Lease that keeps it; empty for none.
+    #[prost(string, tag = "4")]
+    pub lease: ::prost::alloc::string::String,
+    #[prost(map = "string, string", tag = "5")]
+    pub labels: ::std::collections::HashMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(message, optional, tag = "6")]
+    pub created_at: ::core::option::Option<Time>,
+    #[prost(message, optional, tag = "7")]
+    pub updated_at: ::core::option::Option<Time>,
+    /// Mounts that are made, in their order.
+    #[prost(message, repeated, tag = "8")]
+    pub active: ::prost::alloc::vec::Vec<ActiveMountRecord>,
+    /// Mounts left for the client to make.
+    #[prost(message, repeated, tag = "9")]
+    pub system: ::prost::alloc::vec::Vec<MountInstruction>,
+}
+impl ::prost::Name for MountRecord {
+    const NAME: &'static str = "MountRecord";
+    const PACKAGE: &'static str = "gantry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gantry.store.v1.MountRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gantry.store.v1.MountRecord".into()
+    }
+}
+/// One mount that is made.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActiveMountRecord {
+    #[prost(message, optional, tag = "1")]
+    pub mount: ::core::option::Option<MountInstruction>,
+    #[prost(message, optional, tag = "2")]
+    pub mounted_at: ::core::option::Option<Time>,
+    /// Absolute path.
+    #[prost(string, tag = "3")]
+    pub mount_point: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ActiveMountRecord {
+    const NAME: &'static str = "ActiveMountRecord";
+    const PACKAGE: &'static str = "gantry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gantry.store.v1.ActiveMountRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gantry.store.v1.ActiveMountRecord".into()
+    }
+}
+/// How to see a file system.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MountInstruction {
+    #[prost(string, tag = "1")]
+    pub r#type: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub target: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub options: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for MountInstruction {
+    const NAME: &'static str = "MountInstruction";
+    const PACKAGE: &'static str = "gantry.store.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "gantry.store.v1.MountInstruction".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/gantry.store.v1.MountInstruction".into()
+    }
+}
 /// Key: namespace, container id. Stands from the moment its shim has made the task until the task is
 /// deleted.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -8,7 +8,7 @@ use gantry_gc::{Node, Object};
 
 use super::{cx_of, tell};
 use crate::kv::Table;
-use crate::schema::{CONTENT, IMAGE, INGEST, Key};
+use crate::schema::{CONTENT, IMAGE, INGEST, Key, MOUNT};
 use crate::stores::{SnapshotRecords, images, leases};
 use crate::{Tx, View};
 
@@ -118,9 +118,10 @@ fn remove(tx: &mut Tx<'_, '_>, node: &Node) -> Result<bool> {
         // The blob itself goes with the content store's reclaim, once no namespace names it.
         Object::Content(digest) => tx.delete(CONTENT, &Key::of(&namespace).last(digest))?,
         Object::Ingest(reference) => tx.delete(INGEST, &Key::of(&namespace).last(reference))?,
-        // Containers are never collected; streams and mounts live in memory and are ended by
-        // their managers.
-        Object::Container(_) | Object::Stream(_) | Object::Mount(_) => {}
+        // What is mounted goes with the mount manager's reclaim.
+        Object::Mount(name) => tx.delete(MOUNT, &Key::of(&namespace).last(name))?,
+        // Containers are never collected; streams live in memory and are ended by their manager.
+        Object::Container(_) | Object::Stream(_) => {}
     }
     Ok(true)
 }

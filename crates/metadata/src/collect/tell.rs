@@ -4,7 +4,8 @@ use gantry_api::gantry::store::v1 as wire;
 use gantry_core::model::{Container, Image, Lease, Sandbox};
 use gantry_core::snapshot::SnapshotInfo;
 use gantry_core::{
-    ContainerId, Error, ImageName, Kind, Labels, LeaseId, Result, SandboxId, SnapshotKey, Timestamp,
+    ContainerId, Error, ImageName, Kind, Labels, LeaseId, MountName, Result, SandboxId,
+    SnapshotKey, Timestamp,
 };
 use gantry_gc::{Node, Object};
 use prost::Message;
@@ -13,14 +14,14 @@ use crate::View;
 use crate::codec::{Stored, decode, from_time};
 use crate::kv::Table;
 use crate::schema::{
-    CONTAINER, CONTENT, IMAGE, INGEST, LEASE, LEASE_RESOURCE, Parts, SANDBOX, SNAPSHOT,
+    CONTAINER, CONTENT, IMAGE, INGEST, LEASE, LEASE_RESOURCE, MOUNT, Parts, SANDBOX, SNAPSHOT,
 };
-use crate::stores::SnapshotEntry;
+use crate::stores::{Activation, ActivationState, SnapshotEntry};
 use crate::values;
 
 /// Every table whose rows are nodes or edges.
 const TOLD: &[Table] =
-    &[LEASE, LEASE_RESOURCE, IMAGE, CONTENT, INGEST, SNAPSHOT, CONTAINER, SANDBOX];
+    &[LEASE, LEASE_RESOURCE, IMAGE, CONTENT, INGEST, SNAPSHOT, CONTAINER, SANDBOX, MOUNT];
 
 /// All rows of one state.
 pub(super) fn everything(view: View<'_>, now: Timestamp) -> Result<gantry_gc::View> {
@@ -136,6 +137,16 @@ fn row(
         let shared = Some(record.shared.as_str()).filter(|digest| !digest.is_empty());
         graph.ingest(namespace, name, expires, shared);
         of(Object::Ingest(told(name)))
+    } else if table == MOUNT {
+        let mount = get::<Activation>(table, MountName::new(name)?, value)?;
+        let lease = mount.lease.as_ref().map(LeaseId::as_str);
+        graph.mount(namespace, name, lease, &mount.labels);
+        let node = of(Object::Mount(told(name)));
+        if mount.state == ActivationState::Activating {
+            // Whoever makes it ends it too, and must find its record.
+            graph.pin(Node { namespace: namespace.to_owned(), object: Object::Mount(told(name)) });
+        }
+        node
     } else {
         None
     })

@@ -8,6 +8,7 @@ pub mod content;
 pub(crate) mod images;
 pub mod leases;
 mod mask;
+mod mounts;
 mod namespaces;
 mod sandboxes;
 mod snapshots;
@@ -17,6 +18,7 @@ pub(crate) mod touched;
 pub use containers::Containers;
 pub use images::{ImageUpdate, Images};
 pub use leases::{LeaseResources, Leases};
+pub use mounts::{Activation, ActivationState, ActiveMount, BegunActivation};
 pub use namespaces::Namespaces;
 pub use sandboxes::Sandboxes;
 pub use snapshots::{

@@ -10,7 +10,7 @@ use gantry_core::{CallCx, Error, FieldMask, Labels, Namespace, Result};
 
 use super::mask;
 use crate::schema::{CONTAINER, CONTENT, IMAGE, INGEST, Key, LEASE, LEASE_RESOURCE, NAMESPACE};
-use crate::schema::{Parts, SANDBOX, SNAPSHOT};
+use crate::schema::{MOUNT, Parts, SANDBOX, SNAPSHOT};
 use crate::{Metadata, Tx, View};
 
 fn key(name: &Namespace) -> Vec<u8> {
@@ -124,8 +124,8 @@ impl Namespaces {
             .await
     }
 
-    /// Removes a namespace that holds no image, blob, container or snapshot. Leases, ingests and
-    /// sandboxes do not count and go with it.
+    /// Removes a namespace that holds no image, blob, container or snapshot. Leases, ingests,
+    /// sandboxes and activated mounts do not count and go with it.
     ///
     /// # Errors
     /// `NotFound`; `FailedPrecondition` naming what it still holds.
@@ -147,7 +147,7 @@ impl Namespaces {
                 tx.frees();
                 tx.delete(NAMESPACE, &key)?;
                 let below = Key::of(&name).prefix();
-                for table in [LEASE, LEASE_RESOURCE, INGEST, SANDBOX] {
+                for table in [LEASE, LEASE_RESOURCE, INGEST, SANDBOX, MOUNT] {
                     let mut keys = Vec::new();
                     tx.view().each_key_below(table, &below, |key| {
                         keys.push(key.to_vec());
