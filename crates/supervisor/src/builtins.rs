@@ -16,6 +16,7 @@ use gantry_api::containerd::services::events::v1::events_server::EventsServer;
 use gantry_api::containerd::services::images::v1::images_server::ImagesServer;
 use gantry_api::containerd::services::introspection::v1::introspection_server::IntrospectionServer;
 use gantry_api::containerd::services::leases::v1::leases_server::LeasesServer;
+use gantry_api::containerd::services::mounts::v1::mounts_server::MountsServer;
 use gantry_api::containerd::services::namespaces::v1::namespaces_server::NamespacesServer;
 use gantry_api::containerd::services::sandbox::v1::store_server::StoreServer;
 use gantry_api::containerd::services::snapshots::v1::snapshots_server::SnapshotsServer;
@@ -27,6 +28,7 @@ use gantry_metadata::{Collector, Journal, Metadata, Reclaim, Scheduler, stores};
 use gantry_plugin::{Graph, Handle, Plugin, PluginType};
 use gantry_plugin_content::LocalStore;
 use gantry_plugin_diff::Walking;
+use gantry_plugin_mounts::Manager;
 use gantry_plugin_runtime::Tasks;
 use gantry_plugin_snapshots::{BuiltinSnapshotter, Native, Overlay};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +44,7 @@ use crate::services::events::{EventsService, TtrpcEvents};
 use crate::services::images::ImagesService;
 use crate::services::introspection::{IntrospectionService, PluginList};
 use crate::services::leases::LeasesService;
+use crate::services::mounts::MountsService;
 use crate::services::namespaces::NamespacesService;
 use crate::services::sandboxes::SandboxesService;
 use crate::services::snapshots::SnapshotsService;
@@ -133,6 +136,11 @@ pub async fn start(config: &Config, background: &Background) -> Result<Builtins>
     let walking: Handle<Walking> =
         graph.start(plugin, async || parts::open_walking(config, content.get()?).await).await;
 
+    // The id is containerd's: clients look for the mount manager under it.
+    let plugin = Plugin::new(PluginType::MountManager, "bolt").needs(&metadata);
+    let mounts: Handle<Manager> =
+        graph.start(plugin, async || parts::open_mounts(config, metadata.get()?).await).await;
+
     // Knows every recorded task again when it has started; shims are spoken to behind that.
     let plugin = parts::tasks_plugin().needs(&metadata).on_host_platform();
     let tasks: Handle<Tasks> =
@@ -145,6 +153,7 @@ pub async fn start(config: &Config, background: &Background) -> Result<Builtins>
             let mut reclaimers: Vec<Arc<dyn Reclaim>> = Vec::new();
             reclaimers.extend(overlay.get().map(parts::reclaim_snapshots));
             reclaimers.extend(native.get().map(parts::reclaim_snapshots));
+            reclaimers.extend(mounts.get().map(|manager| manager.reclaimer()));
             reclaimers.extend(content.get().map(|store| store as Arc<dyn Reclaim>));
             let metadata = metadata.get()?;
             let collector = Arc::new(Collector::new(metadata.clone(), reclaimers));
@@ -191,6 +200,9 @@ pub async fn start(config: &Config, background: &Background) -> Result<Builtins>
         let walking = walking.get()?;
         let differ = Differ { applier: Some(walking.clone()), comparer: Some(walking) };
         DiffServer::new(DiffService::new(vec![differ]))
+    });
+    serve!(graph, services, config, "mounts", [mounts], {
+        MountsServer::new(MountsService::new(mounts.get()?))
     });
     serve!(graph, services, config, "containers", [metadata], {
         let containers = stores::Containers::new(metadata.get()?);

@@ -7,6 +7,7 @@ pub mod events;
 pub mod images;
 pub mod introspection;
 pub mod leases;
+pub mod mounts;
 pub mod namespaces;
 mod reflection;
 pub mod sandboxes;

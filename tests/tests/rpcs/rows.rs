@@ -89,6 +89,7 @@ pub(crate) fn all(namespace: &str, dir: &str) -> Vec<Row> {
         content(),
         snapshots(),
         diff(dir),
+        mounts(),
     ];
     groups.into_iter().flatten().collect()
 }
@@ -395,5 +396,32 @@ fn diff(dir: &str) -> Vec<Row> {
         // An index is no layer: the right way to say no to a valid request.
         row("containerd.services.diff.v1.Diff/Apply", Want::Code(Code::Unimplemented), &apply),
         row("containerd.services.diff.v1.Diff/Diff", Want::Ok, &make),
+    ]
+}
+
+fn mounts() -> Vec<Row> {
+    use gantry_api::containerd::types::ActivationInfo;
+    use s::mounts::v1 as m;
+    let own = || text("m");
+    let tmpfs = Mount {
+        r#type: text("format/tmpfs"),
+        source: text("tmpfs"),
+        options: vec![text("size=64k")],
+        ..Default::default()
+    };
+    let activate =
+        m::ActivateRequest { name: own(), mounts: vec![tmpfs], labels: labels(), temporary: true };
+    let info = Some(ActivationInfo { name: own(), labels: labels(), ..Default::default() });
+    let update = m::UpdateRequest { info, update_mask: mask("labels") };
+    let list = m::ListRequest { filters: vec![text("name==m")] };
+    let ask = m::InfoRequest { name: own() };
+    let end = m::DeactivateRequest { name: own() };
+    let never = Want::Code(Code::Unimplemented);
+    vec![
+        row("containerd.services.mounts.v1.Mounts/Activate", Want::Ok, &activate),
+        row("containerd.services.mounts.v1.Mounts/Info", Want::Ok, &ask),
+        row("containerd.services.mounts.v1.Mounts/List", Want::Ok, &list),
+        row("containerd.services.mounts.v1.Mounts/Update", never, &update),
+        row("containerd.services.mounts.v1.Mounts/Deactivate", Want::Ok, &end),
     ]
 }

@@ -10,6 +10,7 @@ use gantry_metadata::{Metadata, Reclaim, Schedule};
 use gantry_plugin::{Graph, Handle, Plugin, PluginType};
 use gantry_plugin_content::{LocalStore, Sharing};
 use gantry_plugin_diff::Walking;
+use gantry_plugin_mounts::Manager;
 use gantry_plugin_runtime::{self as runtime, Tasks};
 use gantry_plugin_snapshots::BuiltinSnapshotter;
 use tonic::async_trait;
@@ -21,6 +22,9 @@ use crate::version::VERSION;
 
 /// How long work on tasks may take to end when the daemon stops.
 const TASKS_GRACE: Duration = Duration::from_secs(2);
+
+/// Longest that making a file system may take: it writes little, whatever its size.
+const MKFS_BOUND: Duration = Duration::from_secs(60);
 
 /// A plugin that keeps its data below `folder`.
 pub(super) fn rooted(kind: PluginType, id: &str, folder: &Path) -> Plugin {
@@ -114,6 +118,24 @@ pub(super) async fn open_walking(config: &Config, store: Arc<LocalStore>) -> Res
         folders::prepare(&folder, folders::ROOT_MODE)
             .map_err(|error| Error::unknown(crate::chain(&error)))?;
         Walking::new(store, folder).map(Arc::new)
+    })
+    .await
+}
+
+pub(super) async fn open_mounts(config: &Config, metadata: Arc<Metadata>) -> Result<Arc<Manager>> {
+    let (folder, snapshots) = (config.state.join("mounts"), config.root.join("snapshots"));
+    blocking("open mount manager", move || {
+        let boot_id = gantry_sys::process::boot_id().map_err(|e| Error::io("boot id", e))?;
+        // An inherited PATH may lack the folders of administration, where these programs live.
+        let inherited = std::env::var("PATH").unwrap_or_default();
+        let options = gantry_plugin_mounts::Options {
+            folder,
+            roots: vec![snapshots],
+            boot_id,
+            programs: format!("{inherited}:/usr/sbin:/usr/bin:/sbin:/bin"),
+            program_bound: MKFS_BOUND,
+        };
+        Manager::open(metadata, options)
     })
     .await
 }
