@@ -111,6 +111,7 @@ mod tests {
             parent: None,
             labels: Labels::default(),
             usage: Usage::default(),
+            backend_key: String::new(),
         };
         metadata
             .update_blocking({
