@@ -32,8 +32,7 @@ impl Mounted {
         let [mount] = mounts else { return Err(io::Error::other("expected one mount")) };
         match mount.kind.as_str() {
             "bind" => bind(mount, &target)?,
-            "overlay" => overlay(mount, &target)?,
-            other => return Err(io::Error::other(format!("mount of type {other}"))),
+            _ => file_system(mount, &target)?,
         }
         Ok(Self { target })
     }
@@ -86,7 +85,7 @@ fn bind(mount: &Mount, target: &Path) -> Result<(), Errno> {
 }
 
 /// By fsopen(2): the option text of mount(2) ends at one page, which many layers exceed.
-fn overlay(mount: &Mount, target: &Path) -> Result<(), Errno> {
+fn file_system(mount: &Mount, target: &Path) -> Result<(), Errno> {
     let context = fsopen(mount.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", mount.source.as_str())?;
     let mut attributes = MountAttrFlags::empty();

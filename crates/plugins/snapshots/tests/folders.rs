@@ -101,6 +101,26 @@ fn what_is_mounted_below_is_neither_counted_nor_removed() {
 }
 
 #[test]
+fn a_copy_that_finds_the_disk_full_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = Mount {
+        kind: "tmpfs".into(),
+        source: "tmpfs".into(),
+        target: String::new(),
+        options: vec!["size=1m".into()],
+    };
+    let disk = Mounted::new(&[small], dir.path()).unwrap();
+    let native = Native::open(&disk.path("s")).unwrap();
+    native.create(ONE, SnapshotKind::Active, &[]).unwrap();
+    fs::write(disk.path("s/1/fs/file"), "x".repeat(700 << 10)).unwrap();
+    let error = native.create(TWO, SnapshotKind::Active, &[ONE]).unwrap_err();
+    assert_eq!(error.kind(), Kind::ResourceExhausted, "{}", error.message());
+    assert_eq!(native.list().unwrap(), [ONE]);
+    native.remove(ONE).unwrap();
+    native.create(TWO, SnapshotKind::Active, &[]).unwrap();
+}
+
+#[test]
 fn links_are_not_followed() {
     let dir = tempfile::tempdir().unwrap();
     let host = tempfile::tempdir().unwrap();

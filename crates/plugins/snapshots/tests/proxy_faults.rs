@@ -121,6 +121,34 @@ async fn a_crash_or_failure_at_any_step_is_settled() {
     scenario.teardown();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_settling_beside_prepares_takes_no_live_snapshot() {
+    let _no_failpoints = fail::FailScenario::setup();
+    let sides = Sides::new(Bounds::default()).await;
+    let here = Arc::clone(&sides.here);
+    let done = Arc::new(AtomicBool::new(false));
+    let stop = Arc::clone(&done);
+    let settling = tokio::spawn(async move {
+        while !stop.load(Ordering::SeqCst) {
+            here.settle().await.unwrap();
+        }
+    });
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 0..60 {
+        let here = Arc::clone(&sides.here);
+        calls.spawn(async move {
+            let (active, name) = (key(&format!("a{number}")), key(&format!("c{number}")));
+            here.prepare(&cx(), &active, None, Labels::default()).await.unwrap();
+            here.commit(&cx(), &name, &active, None, Labels::default()).await.unwrap();
+        });
+    }
+    calls.join_all().await;
+    done.store(true, Ordering::SeqCst);
+    settling.await.unwrap();
+    sides.check("settled").await;
+    assert_eq!(sides.there.list(&cx(), &Filters::default()).await.unwrap().len(), 60);
+}
+
 /// A snapshotter that is away, then back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshotter_that_is_away_fails_calls_in_time_and_is_settled_later() {
