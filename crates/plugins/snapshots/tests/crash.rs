@@ -108,6 +108,7 @@ async fn a_crash_or_failure_at_any_step_leaves_folders_and_records_together() {
     }
     what_a_failed_sync_may_have_lost_is_not_committed().await;
     a_full_disk_is_told_as_such().await;
+    a_prepare_that_fails_late_leaves_no_folder().await;
     scenario.teardown();
 }
 
@@ -124,6 +125,16 @@ async fn what_a_failed_sync_may_have_lost_is_not_committed() {
     }
     prepare(&s, "three", None).await.unwrap();
     commit(&s, "c", "three").await.unwrap();
+}
+
+async fn a_prepare_that_fails_late_leaves_no_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = open(&support::metadata(), dir.path()).await;
+    for step in ["snapshot.make-folder/after-rename", "snapshot.prepare/before-record"] {
+        fail::cfg(step, "1*return").unwrap();
+        prepare(&s, "a", None).await.unwrap_err();
+        assert_eq!(folders(dir.path()), [""; 0], "{step}");
+    }
 }
 
 async fn a_full_disk_is_told_as_such() {
