@@ -96,7 +96,7 @@ async fn interrupted(step: &str, how: &str, hit: &Arc<AtomicBool>, restart: bool
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_or_failure_at_any_step_leaves_folders_and_records_together() {
     let scenario = fail::FailScenario::setup();
-    for step in FAILPOINTS {
+    for step in FAILPOINTS.iter().filter(|name| !name.contains(".proxy-")) {
         for restart in [true, false] {
             let hit = Arc::new(AtomicBool::new(false));
             interrupted(step, "panic", &hit, restart).await;
