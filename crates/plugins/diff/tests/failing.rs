@@ -3,6 +3,8 @@
 //!
 //! A program of its own, since failpoints are the process's.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../src/tests/store.rs"]
 #[allow(dead_code)]
 mod store;
