@@ -168,7 +168,10 @@ fn inflate(blob: PipeReader, pass: &mut impl FnMut(Bytes) -> io::Result<()>) -> 
 
 /// Where a layer goes, and how whiteouts are written there.
 fn target(mounts: &[Mount], temp: &Path) -> Result<(OwnedFd, Layout)> {
-    let read_only = mounts.last().is_some_and(|m| m.options.iter().any(|o| o == "ro"));
+    let read_only = mounts.last().is_some_and(|mount| {
+        let layers_only = mount.kind == "overlay" && mounts::option(mount, "upperdir=").is_none();
+        layers_only || mount.options.iter().any(|o| o == "ro")
+    });
     if mounts.is_empty() || read_only {
         let what = if mounts.is_empty() { "no mounts" } else { "read-only mounts" };
         return Err(Error::failed_precondition(format!("cannot apply a layer to {what}")));

@@ -34,6 +34,13 @@ pub(crate) fn open_dir(path: &str) -> Result<OwnedFd> {
 /// # Errors
 /// `NotImplemented` for loop devices and id mapping, else what the kernel says.
 pub(crate) fn open(mounts: &[Mount], temp: &Path) -> Result<OwnedFd> {
+    let special =
+        |o: &&String| *o == "loop" || o.starts_with("uidmap=") || o.starts_with("gidmap=");
+    if let Some(option) = mounts.iter().flat_map(|mount| &mount.options).find(special) {
+        return Err(Error::not_implemented(format!(
+            "mount option {option:?} in a layer's mounts; mount it and pass a bind"
+        )));
+    }
     if let [mount] = mounts
         && is_bind(mount)
         && mount.target.is_empty()
@@ -179,7 +186,7 @@ impl Folder {
             }
             .map_err(|e| fail(e.into()));
         }
-        let (flags, data) = flags_and_data(&mount.options)?;
+        let (flags, data) = flags_and_data(&mount.options);
         let (data, _lowers) = shortened(data)?;
         let data = CString::new(data)
             .map_err(|_| Error::invalid_argument("mount options contain a NUL byte"))?;
@@ -210,7 +217,7 @@ impl Drop for Folder {
 }
 
 /// Splits options into the kernel's flags and the file system's own.
-fn flags_and_data(options: &[String]) -> Result<(MountFlags, Vec<String>)> {
+fn flags_and_data(options: &[String]) -> (MountFlags, Vec<String>) {
     let mut flags = MountFlags::empty();
     let mut data = Vec::new();
     for option in options {
@@ -236,12 +243,6 @@ fn flags_and_data(options: &[String]) -> Result<(MountFlags, Vec<String>)> {
             "nostrictatime" => (false, MountFlags::STRICTATIME),
             // An overlay mounted so cannot be mounted again: fit for containers, not for us.
             "defaults" | "volatile" | "fsync=volatile" => continue,
-            other if other == "loop" || other.starts_with("uidmap=") => {
-                return Err(Error::not_implemented(format!(
-                    "mount option {other:?} in a layer's mounts; mount it and pass a bind"
-                )));
-            }
-            other if other.starts_with("gidmap=") => continue,
             other => {
                 data.push(other.to_owned());
                 continue;
@@ -249,7 +250,7 @@ fn flags_and_data(options: &[String]) -> Result<(MountFlags, Vec<String>)> {
         };
         flags.set(flag, set);
     }
-    Ok((flags, data))
+    (flags, data)
 }
 
 /// Joins options; where they exceed the kernel's page, lower folders are named by descriptors,

@@ -79,7 +79,7 @@ impl From<ApplyError> for Error {
             ApplyError::Stopped(error) => error,
             ApplyError::Entry { .. } => Self::invalid_argument(error.to_string()),
             ApplyError::Io { doing, name, source } => {
-                Self::io(format!("cannot {doing} {name:?}"), source)
+                crate::pipe::into_error(source).context(format!("cannot {doing} {name:?}"))
             }
         }
     }
@@ -109,7 +109,7 @@ pub(crate) fn apply<R: BufRead>(
         crate::failpoint("diff.apply/entry").map_err(ApplyError::Stopped)?;
         apply.entry(&mut state, &entry, &mut reader)?;
     }
-    state.finish().map_err(io_error("finish", b"directories"))
+    state.finish(cx).map_err(io_error("finish", b"directories"))
 }
 
 struct Apply<'a> {

@@ -49,6 +49,13 @@ impl Dir {
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
+/// Whether a path does not lead to a directory because something is absent, a file, or a symlink
+/// that is not to be followed or has no end.
+pub(crate) fn leads_nowhere(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+        || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
+}
+
 /// The components of `name` after cleaning; none when it means the root.
 pub(crate) fn clean(name: &[u8]) -> Vec<&[u8]> {
     let mut components = Vec::new();
@@ -103,12 +110,12 @@ pub(crate) fn file_type(stat: &Stat) -> FileType {
 
 /// Walks to the directory that `components` lead to and lets `missing` make what is not there.
 ///
-/// `missing` gets the parent, the name, and what stands in its place, if anything does; it returns
-/// whether a directory stands there now.
+/// `missing` gets the parent and its path without symlinks, the name, and what stands in its
+/// place, if anything does; it returns whether a directory stands there now.
 pub(crate) fn make_dirs(
     root: BorrowedFd<'_>,
     components: &[&[u8]],
-    mut missing: impl FnMut(&Dir, &[u8], Option<&Stat>) -> io::Result<bool>,
+    mut missing: impl FnMut(&Dir, &[Vec<u8>], &[u8], Option<&Stat>) -> io::Result<bool>,
 ) -> io::Result<Dir> {
     let mut resolved: Vec<Vec<u8>> = Vec::new();
     let mut pending: VecDeque<Vec<u8>> = components.iter().map(|c| c.to_vec()).collect();
@@ -141,7 +148,7 @@ pub(crate) fn make_dirs(
                 continue;
             }
             _ => {
-                if !missing(&current, &name, found.as_ref())? {
+                if !missing(&current, &resolved, &name, found.as_ref())? {
                     return Err(Errno::NOTDIR.into());
                 }
             }

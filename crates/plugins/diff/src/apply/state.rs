@@ -8,12 +8,15 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use gantry_core::Cx;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Stat, Timestamps, Uid, XattrFlags};
 use rustix::fs::{FileType, Timespec};
 use rustix::io::Errno;
 
 use super::path::{self, Dir, DirId, file_type};
-use super::{Layout, tree, whiteout};
+use super::whiteout::{self, Merged};
+use super::{Layout, tree};
+use crate::pipe::wrap_error;
 
 /// See the module.
 pub(super) struct State<'a> {
@@ -35,8 +38,10 @@ struct Made {
     names: HashMap<DirId, HashSet<Box<[u8]>>>,
     /// Whiteouts of an overlay by the cleaned path of their directory.
     whiteouts: HashMap<Vec<u8>, Vec<Box<[u8]>>>,
-    /// Times by cleaned path, set last.
-    times: Vec<(Vec<u8>, DirId, Timestamps)>,
+    /// Paths and times of directories, set last.
+    times: HashMap<DirId, (Vec<u8>, Timestamps)>,
+    /// What an overlay merges with the directory made last, while parents are being made.
+    merged: Option<(DirId, Merged)>,
 }
 
 impl<'a> State<'a> {
@@ -67,11 +72,12 @@ impl<'a> State<'a> {
             return Ok(());
         }
         self.parent = match path::open_dir(self.root, components) {
-            Err(error) if missing(&error) => {
+            Err(error) if path::leads_nowhere(&error) => {
                 let root = path::open_dir(self.root, &[])?;
                 let (layout, made) = (&self.layout, &mut self.made);
-                path::make_dirs(self.root, components, |dir, name, found| {
-                    make_parent(layout, made, &root, dir, name, found)
+                made.merged = None;
+                path::make_dirs(self.root, components, |dir, above, name, found| {
+                    make_parent(layout, made, &root, (dir, above), name, found)
                 })?
             }
             result => result?,
@@ -176,26 +182,29 @@ impl<'a> State<'a> {
 
     /// Remembers times for the directory `path`.
     pub(super) fn remember_times(&mut self, path: &[u8], id: DirId, times: Timestamps) {
-        self.made.times.push((path.to_vec(), id, times));
+        self.made.times.insert(id, (path.to_vec(), times));
     }
 
     /// Ends the apply.
-    pub(super) fn finish(&self) -> io::Result<()> {
-        self.drop_vain_whiteouts()?;
-        self.set_dir_times()
+    pub(super) fn finish(&self, cx: &Cx) -> io::Result<()> {
+        self.drop_vain_whiteouts(cx)?;
+        self.set_dir_times(cx)
     }
 
     /// Removes whiteouts where nothing of a lower layer could be hidden: the overlay would show
     /// them. Last, since any later entry may change what is hidden.
-    fn drop_vain_whiteouts(&self) -> io::Result<()> {
+    fn drop_vain_whiteouts(&self, cx: &Cx) -> io::Result<()> {
         let Layout::Upper(upper) = &self.layout else { return Ok(()) };
         let root = path::open_dir(self.root, &[])?;
         for (path, names) in &self.made.whiteouts {
+            cx.check().map_err(wrap_error)?;
             let dir = match path::open_dir(self.root, &[path]) {
-                Err(error) if missing(&error) || is(&error, Errno::LOOP) => continue,
+                Err(error) if path::leads_nowhere(&error) => continue,
                 result => result?,
             };
-            if dir.id == root.id || whiteout::merged_with(upper, &root, &dir)?.is_some() {
+            let components = path.split(|b| *b == b'/').filter(|name| !name.is_empty());
+            let merged = Merged::at(upper, &root, components)?;
+            if dir.id == root.id || merged.is_none_or(|merged| merged.nearest().is_some()) {
                 continue;
             }
             for name in names {
@@ -208,9 +217,10 @@ impl<'a> State<'a> {
     }
 
     /// Sets the times remembered, but for directories that have been removed or replaced since.
-    fn set_dir_times(&self) -> io::Result<()> {
+    fn set_dir_times(&self, cx: &Cx) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        for (path, id, times) in &self.made.times {
+        for (id, (path, times)) in &self.made.times {
+            cx.check().map_err(wrap_error)?;
             match path::open_in_root(self.root, path, flags, ResolveFlags::empty()) {
                 Ok(fd) => {
                     let dir = Dir::new(fd)?;
@@ -218,7 +228,7 @@ impl<'a> State<'a> {
                         rustix::fs::futimens(&dir, times)?;
                     }
                 }
-                Err(error) if missing(&error) || is(&error, Errno::LOOP) => {}
+                Err(error) if path::leads_nowhere(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -237,7 +247,7 @@ fn make_parent(
     layout: &Layout,
     made: &mut Made,
     root: &Dir,
-    dir: &Dir,
+    (dir, above): (&Dir, &[Vec<u8>]),
     name: &[u8],
     found: Option<&Stat>,
 ) -> io::Result<bool> {
@@ -252,18 +262,29 @@ fn make_parent(
     rustix::fs::mkdirat(dir, name, Mode::RWXU)?;
     let new = dir.child(name)?;
     rustix::fs::fchmod(&new, Mode::from_raw_mode(0o755))?;
-    match layout {
-        Layout::Merged => {
-            made.names.entry(dir.id).or_default().insert(name.into());
+    // The number may have been that of a directory which is gone.
+    made.times.remove(&new.id);
+    let Layout::Upper(upper) = layout else {
+        made.names.entry(dir.id).or_default().insert(name.into());
+        return Ok(true);
+    };
+    let merged = match made.merged.take() {
+        _ if hidden => Merged::nothing(),
+        Some((id, merged)) if id == dir.id => merged.child(name)?,
+        _ => {
+            let merged = Merged::at(upper, root, above.iter().map(Vec::as_slice))?;
+            merged.map_or_else(|| Ok(Merged::nothing()), |merged| merged.child(name))?
         }
-        Layout::Upper(upper) if hidden => whiteout::mark_opaque(upper, &new)?,
-        Layout::Upper(upper) => {
-            if let Some(below) = whiteout::merged_with(upper, root, &new)? {
-                let times = copy_dir(&below, &new)?;
-                made.times.push((whiteout::path_below(root, &new)?, new.id, times));
-            }
-        }
+    };
+    if hidden {
+        whiteout::mark_opaque(upper, &new)?;
     }
+    if let Some(below) = merged.nearest() {
+        let times = copy_dir(below, &new)?;
+        let path = above.iter().map(Vec::as_slice).chain([name]).collect::<Vec<_>>();
+        made.times.insert(new.id, (path.join(&b'/'), times));
+    }
+    made.merged = Some((new.id, merged));
     Ok(true)
 }
 
@@ -287,13 +308,4 @@ fn copy_dir(below: &Dir, new: &Dir) -> io::Result<Timestamps> {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     })
-}
-
-/// Whether a path does not lead to a directory because something is not there, or is a file.
-fn missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
-}
-
-fn is(error: &io::Error, errno: Errno) -> bool {
-    error.raw_os_error() == Some(errno.raw_os_error())
 }

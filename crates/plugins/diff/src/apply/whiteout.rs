@@ -6,7 +6,7 @@
 //! directory.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd as _;
 
 use rustix::fs::{FileType, Mode, Stat, XattrFlags};
 
@@ -29,72 +29,65 @@ pub(super) fn make(dir: &Dir, name: &[u8]) -> io::Result<()> {
     Ok(rustix::fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0)?)
 }
 
-/// The nearest lower directory that the overlay shows together with `dir`.
-///
-/// In a directory that has none, the overlay lists whiteouts as names that lead nowhere.
-pub(super) fn merged_with(upper: &Upper, root: &Dir, dir: &Dir) -> io::Result<Option<Dir>> {
-    let mut above = dir.child(b".")?;
-    while above.id != root.id {
-        if is_opaque(&above)? {
-            return Ok(None);
-        }
-        let next = above.child(b"..")?;
-        if next.id == above.id {
-            // Not below the root any more: removed since.
-            return Ok(None);
-        }
-        above = next;
-    }
-    let path = path_below(root, dir)?;
-    let names = path.split(|b| *b == b'/').filter(|name| !name.is_empty());
-    for lower in &upper.lowers {
-        match below(lower, names.clone())? {
-            Below::Directory(dir) => return Ok(Some(dir)),
-            Below::Hidden => return Ok(None),
-            Below::Nothing => {}
-        }
-    }
-    Ok(None)
-}
+/// The lower directories that an overlay shows together with one of its upper directory, nearest
+/// first. In a directory that has none, the overlay lists whiteouts as names that lead nowhere.
+pub(super) struct Merged(Vec<Dir>);
 
-/// What one lower layer has at a path.
-enum Below {
-    Directory(Dir),
-    /// Nothing, but it may shine through from a layer further below.
-    Nothing,
-    /// What hides the layers further below.
-    Hidden,
-}
+impl Merged {
+    /// Those of the directory at `names`, which must lead through no symlink; else `None`.
+    pub(super) fn at<'a>(
+        upper: &Upper,
+        root: &Dir,
+        names: impl Iterator<Item = &'a [u8]>,
+    ) -> io::Result<Option<Self>> {
+        let lowers = upper.lowers.iter().map(|lower| path::open_dir(lower.as_fd(), &[]));
+        let mut merged = Self(lowers.collect::<io::Result<_>>()?);
+        let mut here = root.child(b".")?;
+        for name in names {
+            here = match here.child(name) {
+                Err(error) if path::leads_nowhere(&error) => return Ok(None),
+                result => result?,
+            };
+            merged = if is_opaque(&here)? { Self::nothing() } else { merged.child(name)? };
+        }
+        Ok(Some(merged))
+    }
 
-fn below<'a>(lower: &OwnedFd, names: impl Iterator<Item = &'a [u8]>) -> io::Result<Below> {
-    let mut current = path::open_dir(lower.as_fd(), &[])?;
-    let mut opaque = false;
-    for name in names {
-        current = match current.child(name) {
-            Ok(child) => child,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !opaque => {
-                return Ok(Below::Nothing);
+    /// Those of a directory in the one that these belong to.
+    pub(super) fn child(&self, name: &[u8]) -> io::Result<Self> {
+        let mut found = Vec::new();
+        for lower in &self.0 {
+            match lower.child(name) {
+                Ok(dir) => {
+                    let last = is_opaque(&dir)?;
+                    found.push(dir);
+                    if last {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // A file or whiteout hides what lies further below.
+                Err(error) if path::leads_nowhere(&error) => break,
+                Err(error) => return Err(error),
             }
-            Err(_) => return Ok(Below::Hidden),
-        };
-        opaque |= is_opaque(&current)?;
+        }
+        Ok(Self(found))
     }
-    Ok(Below::Directory(current))
+
+    /// None of them.
+    pub(super) fn nothing() -> Self {
+        Self(Vec::new())
+    }
+
+    /// The one whose attributes the overlay shows where the upper directory has none.
+    pub(super) fn nearest(&self) -> Option<&Dir> {
+        self.0.first()
+    }
 }
 
 fn is_opaque(dir: &Dir) -> io::Result<bool> {
     let marked = |key: &[u8]| Ok::<_, io::Error>(xattr::get(dir, key)?.as_deref() == Some(b"y"));
     Ok(marked(b"trusted.overlay.opaque")? || marked(b"user.overlay.opaque")?)
-}
-
-/// Where an open directory lies below `root`, without symlinks, by the kernel's word (proc(5)).
-pub(super) fn path_below(root: &Dir, dir: &Dir) -> io::Result<Vec<u8>> {
-    let path = |dir: &Dir| {
-        let link = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
-        rustix::fs::readlink(link, Vec::new()).map(std::ffi::CString::into_bytes)
-    };
-    let path = path(dir)?.strip_prefix(&path(root)?[..]).map(<[u8]>::to_vec);
-    path.ok_or_else(|| io::Error::other("a directory left the root while it was being filled"))
 }
 
 /// Makes the overlay hide what lies below `dir`.

@@ -80,6 +80,10 @@ async fn media_types_and_trailing_bytes() {
         assert_eq!(applied.size as usize, tar.len());
         assert_eq!(names(&f.path("root")), ["a"]);
     }
+    // More than the pipeline holds at once.
+    let mut long = Layer::new().file("a", "1").bytes();
+    long.resize(long.len() + 8_000_000, 7);
+    f.apply(long).await.unwrap();
     let error = f.apply_to(&[f.bind("root")], "x/y", tar).await.unwrap_err();
     assert_eq!(error.kind(), Kind::NotImplemented);
     // Docker's oldest images have layers of no bytes at all.
@@ -226,6 +230,15 @@ async fn read_only_mounts_and_unknown_blobs_are_refused() {
     let layer = Layer::new().file("a", "1").bytes();
     let error = f.apply_to(&[view], LAYER, layer.clone()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::FailedPrecondition);
+    let mut lowers = f.overlay(&["root"], "upper");
+    lowers.options.retain(|o| o.starts_with("lowerdir="));
+    let error = f.apply_to(&[lowers], LAYER, layer.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::FailedPrecondition);
+    let mut mapped = f.bind("root");
+    mapped.options.push("uidmap=0:100000:65536".into());
+    let error = f.apply_to(&[mapped], LAYER, layer.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotImplemented);
+    assert_eq!(f.root(), "");
     let error = f.apply_to(&[], LAYER, layer).await.unwrap_err();
     assert_eq!(error.kind(), Kind::FailedPrecondition);
 

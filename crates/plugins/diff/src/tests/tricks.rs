@@ -111,6 +111,26 @@ async fn a_directory_replaced_by_a_symlink_leads_nowhere_else() {
 }
 
 #[tokio::test]
+async fn a_name_is_resolved_anew_when_what_it_leads_through_is_replaced() {
+    let layer = Layer::new()
+        .symlink("a/l", ".")
+        .file("a/l/x", "1")
+        .file("a/l/l", "takes the place of the symlink")
+        .file("a/l/y", "1");
+    let (f, result) = play(layer).await;
+    says(result, "Not a directory");
+    assert_eq!(names(&f.path("root")), ["a", "a/l", "a/x"]);
+
+    let late = Entry { mtime: Time { secs: 5, nanos: 0 }, ..entry(EntryKind::Directory, "d", "") };
+    let layer =
+        Layer::new().entry(&late, b"").file("d", "").file("e", "").hide(".wh.d").file("d/x", "1");
+    let (f, result) = play(layer).await;
+    result.unwrap();
+    let other = !f.root().contains("d 40755 0:0 5.000000000");
+    assert!(other, "times were for a directory that is gone: {}", f.root());
+}
+
+#[tokio::test]
 async fn hard_links_reach_nothing_outside() {
     for target in
         ["../outside/canary", "HOST/outside/canary", "up/canary", "abs/canary", "..", "/", ""]
