@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use gantry_api::containerd::task::v2::DeleteResponse;
 use gantry_core::{Clock, Error, Kind, Result, SystemClock, Timestamp};
 use gantry_shim_state::{Identity, JOURNAL_FILE, PAGE_FILE, State, Status, journal, page};
 use gantry_sys::mount;
-use gantry_sys::process::{Pidfd, boot_id, start_time};
+use gantry_sys::process::{Pidfd, boot_id, is_alive, start_time};
 use prost::Message;
 use tokio::task::LocalSet;
 use tokio::time::Instant;
@@ -54,6 +55,9 @@ pub fn delete(args: &Args) -> Result<()> {
             lived
         }
     };
+    if let Some((identity, _)) = &known {
+        remove_socket(identity);
+    }
     let answer = exit_of(&bundle, known.as_ref(), ended);
     io::stdout().write_all(&answer.encode_to_vec()).map_err(|e| Error::io("write answer", e))
 }
@@ -86,9 +90,21 @@ fn serves_alone(identity: &Identity, bundle: &Path) -> bool {
     })
 }
 
+/// Removes the socket that a dead shim could not remove itself.
+fn remove_socket(identity: &Identity) {
+    let path = Path::new(identity.address.strip_prefix("unix://").unwrap_or_default());
+    let dead = !alive(identity.shim_pid, identity.shim_start_time);
+    // Another shim of the same group may have taken the name over.
+    if dead
+        && UnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    {
+        // Ignored: somebody else was quicker.
+        let _ = fs::remove_file(path);
+    }
+}
+
 fn alive(pid: u32, started: u64) -> bool {
-    let pid = i32::try_from(pid).unwrap_or(0);
-    pid > 0 && start_time(pid).is_ok_and(|now| now == started)
+    is_alive(i32::try_from(pid).unwrap_or(0), started)
 }
 
 fn kill(pid: u32, started: u64) {
@@ -108,7 +124,10 @@ fn init_of(bundle: &Path, known: Option<&(Identity, State)>) -> Option<i32> {
             alive(state.pid, state.start_time).then(|| i32::try_from(state.pid).ok()).flatten()
         }
         // A bundle of another shim, or one that was never finished.
-        _ => bundle::read_pid(&bundle.join("init.pid")).ok().filter(|pid| start_time(*pid).is_ok()),
+        _ => {
+            let pid = bundle::read_pid(&bundle.join("init.pid")).ok()?;
+            start_time(pid).ok().filter(|started| is_alive(pid, *started)).map(|_| pid)
+        }
     }
 }
 

@@ -35,7 +35,7 @@ pub struct ChildIo<'a> {
 pub trait Engine {
     /// Makes the container of the bundle; its init process waits for [`Engine::start`]. Returns
     /// that process's number. When it fails nothing is left that [`Engine::delete`] with force does
-    /// not remove.
+    /// not remove; `AlreadyExists` means that a container of this id is there and somebody else's.
     fn create<'a>(&'a self, io: ChildIo<'a>, until: Instant) -> Pending<'a, i32>;
     /// Lets the init process run its program.
     fn start(&self, until: Instant) -> Pending<'_, ()>;

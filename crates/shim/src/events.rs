@@ -27,7 +27,7 @@ use gantry_shim_state::Journal;
 use gantry_ttrpc::{CallError, Client, Code};
 use prost::Name;
 use tokio::net::UnixStream;
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::timeout;
 
 const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
@@ -87,7 +87,8 @@ struct Inner {
     client: RefCell<Option<Client>>,
     connecting: Mutex<()>,
     queues: RefCell<HashMap<String, Queue>>,
-    nudge: Notify,
+    /// Counts daemons that connected to us, so that none between two attempts is missed.
+    nudges: watch::Sender<u64>,
     emptied: Notify,
     /// Whether the daemon could be reached at the last attempt; only changes are logged.
     reachable: Cell<bool>,
@@ -109,7 +110,7 @@ impl Publisher {
             client: RefCell::new(None),
             connecting: Mutex::new(()),
             queues: RefCell::default(),
-            nudge: Notify::new(),
+            nudges: watch::Sender::new(0),
             emptied: Notify::new(),
             reachable: Cell::new(true),
         }))
@@ -168,7 +169,7 @@ impl Publisher {
 
     /// A daemon has just connected to us: what waits is tried at once.
     pub fn nudge(&self) {
-        self.0.nudge.notify_waiters();
+        self.0.nudges.send_modify(|count| *count += 1);
     }
 
     /// Events that no daemon has taken, or settled.
@@ -198,7 +199,9 @@ impl Publisher {
 
     async fn send_all(&self, container: &str) {
         let mut pause = PAUSE.0;
+        let mut nudges = self.0.nudges.subscribe();
         loop {
+            nudges.mark_unchanged();
             let head = {
                 let mut queues = self.0.queues.borrow_mut();
                 let Some(queue) = queues.get_mut(container) else { return };
@@ -228,7 +231,7 @@ impl Publisher {
                 Outcome::Later(why) => {
                     self.reached(Some(&why));
                     // Ignored: whichever comes first, it is time to try again.
-                    let _ = timeout(pause, self.0.nudge.notified()).await;
+                    let _ = timeout(pause, nudges.changed()).await;
                     pause = (pause * 2).min(PAUSE.1);
                 }
             }

@@ -179,14 +179,25 @@ pub fn create_core_scheduling_group() -> io::Result<()> {
 /// # Errors
 /// `NotFound` when there is no such process.
 pub fn start_time(pid: i32) -> io::Result<u64> {
+    stat(pid).map(|(_, started)| started)
+}
+
+/// Whether `pid` is the process that was started at `started` and has not ended; one that has ended
+/// and is not reaped yet still has its number and its start time.
+pub fn is_alive(pid: i32, started: u64) -> bool {
+    pid > 0 && stat(pid).is_ok_and(|(state, now)| now == started && !matches!(state, 'Z' | 'X'))
+}
+
+/// State and start time of a process (fields 3 and 22, proc(5)).
+fn stat(pid: i32) -> io::Result<(char, u64)> {
     let stat = fs::read(format!("/proc/{pid}/stat"))?;
     let text = String::from_utf8_lossy(&stat);
     // The command name may hold spaces and parentheses; what follows the last `)` does not.
-    let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    fields
-        .split_whitespace()
-        .nth(19)
-        .and_then(|ticks| ticks.parse().ok())
+    let mut fields = text.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let state = fields.next().and_then(|state| state.chars().next());
+    let started = fields.nth(18).and_then(|ticks| ticks.parse().ok());
+    state
+        .zip(started)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed /proc/PID/stat"))
 }
 
@@ -225,6 +236,21 @@ mod tests {
         assert!(start_time(pid).unwrap() > 0);
         assert_ne!(boot_id().unwrap(), [0; 16]);
         assert_eq!(start_time(i32::MAX).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn an_ended_process_is_not_alive_though_nobody_reaped_it() {
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let started = start_time(child.pid()).unwrap();
+        assert!(is_alive(child.pid(), started));
+        assert!(!is_alive(child.pid(), started + 1));
+        child.pidfd().signal(libc::SIGKILL).unwrap();
+        let mut fds = [rustix::event::PollFd::new(child.pidfd(), rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, None).unwrap();
+        assert_eq!(start_time(child.pid()).unwrap(), started, "its remains are there");
+        assert!(!is_alive(child.pid(), started));
+        child.wait_blocking().unwrap();
+        assert!(!is_alive(child.pid(), started) && !is_alive(0, 0));
     }
 
     #[test]

@@ -216,6 +216,9 @@ impl Command {
         fail::fail_point!("shim.create/spawn");
         match self.run(program, &log, None, until).await? {
             Outcome::Done => pid_from(&pid_file, "container"),
+            Outcome::Failed(failure) if failure.text().contains("already exists") => {
+                Err(Error::already_exists(format!("{what}: {}", failure.text())))
+            }
             Outcome::Failed(failure) => Err(failure.error(what)),
         }
     }

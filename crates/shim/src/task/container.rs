@@ -318,6 +318,7 @@ impl Container {
             {
                 log::error!(&container.id, "cannot kill what init left: {}", error.message());
             }
+            container.step(Machine::all_killed);
         });
     }
 

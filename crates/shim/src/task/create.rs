@@ -76,6 +76,8 @@ pub async fn create(
     let init = match result {
         Ok(init) => init,
         Err(error) => {
+            // Of the same id in the same root, and not ours to remove.
+            undo.made &= !error.is(Kind::AlreadyExists);
             undo.run(&request.id).await;
             return Err(error);
         }

@@ -5,8 +5,8 @@
 //!
 //! Order, by construction:
 //! - a process's exit comes after its start: an exit seen while the start is under way is held;
-//! - the exit of init comes after those of all execs: it is held until none runs or starts, and
-//!   from the moment init is reaped no exec may start;
+//! - the exit of init comes after those of all execs: it is held until none runs or starts and
+//!   what init left in a shared pid namespace is killed; once init is reaped no exec may start;
 //! - each exit is recorded before it is published, and published once.
 //!
 //! The one exception is stated, not hidden: [`Machine::waited_long_enough`] lets the exit of init
@@ -54,7 +54,7 @@ pub struct Exit {
 pub enum Effect {
     /// Write the exit down; nobody has been told yet.
     Record(Who, Exit),
-    /// Kill every process left in the container.
+    /// Kill every process left in the container, then call [`Machine::all_killed`].
     KillAll,
     /// Thaw the container, or nothing in it can end.
     Thaw,
@@ -145,6 +145,8 @@ pub struct Machine {
     execs: BTreeMap<String, Process>,
     /// Init is reaped: no exec may start any more. Published once no exec is live.
     init_reaped: Option<Exit>,
+    /// What init left is being killed; its exit waits for that too.
+    killing: bool,
 }
 
 fn refused(text: String) -> Error {
@@ -160,6 +162,7 @@ impl Machine {
             init: Process::new(),
             execs: BTreeMap::new(),
             init_reaped: None,
+            killing: false,
         };
         (machine, vec![Effect::Publish(Fact::Created)])
     }
@@ -311,6 +314,7 @@ impl Machine {
             }
             self.init_reaped = Some(exit);
             if shares_pids {
+                self.killing = true;
                 effects.push(Effect::KillAll);
             }
             let finish = self.finish_init();
@@ -331,13 +335,20 @@ impl Machine {
         effects
     }
 
+    /// What init left in a shared pid namespace has been killed, as far as that goes.
+    pub fn all_killed(&mut self) -> Vec<Effect> {
+        self.killing = false;
+        self.finish_init()
+    }
+
     /// The grace period after the end of init is over: its exit goes out even if execs live on.
     pub fn waited_long_enough(&mut self) -> Vec<Effect> {
         self.publish_init()
     }
 
     fn finish_init(&mut self) -> Vec<Effect> {
-        if self.execs.values().any(Process::is_live) { Vec::new() } else { self.publish_init() }
+        let waits = self.killing || self.execs.values().any(Process::is_live);
+        if waits { Vec::new() } else { self.publish_init() }
     }
 
     fn publish_init(&mut self) -> Vec<Effect> {

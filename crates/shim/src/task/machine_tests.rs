@@ -15,6 +15,7 @@ enum Input {
     PauseDone(bool),
     Resume,
     Delete(u8),
+    AllKilled,
 }
 
 /// 0 is init, others are execs.
@@ -34,6 +35,7 @@ fn input() -> impl Strategy<Value = Input> {
         1 => any::<bool>().prop_map(Input::PauseDone),
         1 => Just(Input::Resume),
         1 => process.prop_map(Input::Delete),
+        1 => Just(Input::AllKilled),
     ]
 }
 
@@ -54,6 +56,7 @@ fn apply(machine: &mut Machine, input: Input, n: u32) -> Vec<Effect> {
         Input::PauseDone(frozen) => machine.pause_done(frozen),
         Input::Resume if machine.check_resume().is_ok() => machine.resumed(),
         Input::Resume => Vec::new(),
+        Input::AllKilled => machine.all_killed(),
         Input::Delete(p) => match machine.check_delete(&who(p)) {
             // A created init is killed; its deletion is reported once its exit has been.
             Ok(()) if p == 0 && machine.exit(&Who::Init).is_none() => {
@@ -81,6 +84,7 @@ fn play(shares_pids: bool, inputs: Vec<Input>) -> (Machine, Vec<Effect>) {
     for p in 0..4 {
         effects.extend(machine.exited(&who(p), exit(200)));
     }
+    effects.extend(machine.all_killed());
     (machine, effects)
 }
 

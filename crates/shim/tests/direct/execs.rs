@@ -172,7 +172,7 @@ async fn the_end_of_init_is_told_after_the_end_of_its_execs() {
     if !able() {
         return;
     }
-    for own_pids in [true, false] {
+    for own_pids in [true, false, false] {
         let shim = Shim::start("t").await;
         let mut init = plan("sleep 1000");
         init.own_pids = own_pids;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use gantry_api::containerd::runc::v1::Options;
 use gantry_api::containerd::task::v2::*;
 use gantry_api::containerd::types::Mount;
 use gantry_shim_state::{Status, journal, page};
 use gantry_ttrpc::Code;
+use prost::Message;
 
 use crate::harness::{Shim, able, eventually, plan};
 
@@ -149,6 +151,26 @@ async fn a_failed_creation_says_why_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_container_of_somebody_else_is_left_alone() {
+    if !able() {
+        return;
+    }
+    let shim = Shim::start("t").await;
+    shim.run("t", &plan("sleep 1000")).await;
+    let other = Shim::start("t").await;
+    let mut request = other.create_request("t", &plan("true"));
+    let options = Options { root: shim.runc_root().display().to_string(), ..Options::default() };
+    request.options.as_mut().unwrap().value = options.encode_to_vec();
+    let (code, message) = other.refused("Create", &request).await;
+    assert_eq!(code, Code::AlreadyExists);
+    assert!(message.contains("container with given ID already exists"), "{message}");
+    assert_eq!(shim.state("t", "").await.status, 2);
+    shim.kill("t", 9).await;
+    assert_eq!(shim.wait("t", "").await.exit_status, 137);
+    shim.delete("t", "").await;
+}
+
+#[tokio::test]
 async fn a_mount_that_fails_is_named() {
     if !able() {
         return;
@@ -186,7 +208,7 @@ async fn a_creation_past_its_deadline_is_undone() {
     let path = shim.bundle("t").join("state.page");
     eventually("the creation is undone", || page::read(&path).unwrap().1.status == Status::Deleted)
         .await;
-    assert_eq!(shim.children(), 0, "a hook outlives the runtime that ran it");
+    eventually("the runtime and its hooks are gone", || shim.children() == 0).await;
     let request = shim.create_request("t", &plan("exit 4"));
     shim.call::<_, CreateTaskResponse>("Create", &request).await;
     shim.start_task("t").await;

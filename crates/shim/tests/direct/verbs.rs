@@ -239,8 +239,11 @@ async fn delete_tells_the_true_status_of_a_task_whose_shim_died() {
     let wait = shim.wait("t", "").await;
     shim.child.pidfd().signal(9).unwrap();
     shim.child.wait_blocking().unwrap();
+    let socket = shim.dir.path().join("shim.sock");
+    assert!(socket.exists());
     let answer = delete(&shim, "t");
     assert_eq!((answer.pid, answer.exit_status, answer.exited_at), (pid, 9, wait.exited_at));
+    assert!(!socket.exists(), "the dead shim's socket");
     assert_eq!(fs::read_dir(shim.runc_root().join(NAMESPACE)).unwrap().count(), 0);
 }
 
