@@ -22,7 +22,7 @@ async fn live(home: &Home, manager: &Arc<Manager>) -> bool {
         mount("mkfs/tmpfs", &image, &["X-containerd.mkfs.size=1m"]),
     ];
     let made = activate(manager, temporary("x", mounts)).await.is_ok();
-    made & manager.deactivate(&cx(), name("x")).await.is_ok()
+    made && manager.deactivate(&cx(), name("x")).await.is_ok()
 }
 
 /// The manager as the next start finds things; `None` if it dies as well.
@@ -62,10 +62,19 @@ async fn interrupted(step: &str, how: &str, restart: bool, programs: &str) {
     fail::remove(step);
     assert!(how != "panic" || hit.load(Ordering::SeqCst), "{at}: not reached");
 
-    let manager = manager.filter(|_| !restart).unwrap_or_else(|| home.open());
+    let manager = match manager.filter(|_| !restart) {
+        Some(manager) => manager,
+        None => {
+            let manager = home.open();
+            home.assert_whole(&at);
+            manager
+        }
+    };
     manager.reclaimer().reclaim().await.unwrap();
-    // The name is free or taken by something whole; either way it can be used and ended.
-    let _ = manager.deactivate(&cx(), name("x")).await;
+    // The name is taken by something whole, or can be used at once.
+    if manager.info(&cx(), name("x")).await.is_ok() {
+        manager.deactivate(&cx(), name("x")).await.unwrap();
+    }
     assert!(live(&home, &manager).await, "{at}: not usable");
     assert_eq!(home.folders().len(), 1, "{at}");
     assert_eq!(home.mounted().len(), 1, "{at}");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use gantry_core::snapshot::Mount;
 use gantry_core::{CallCx, Cx, Labels, LeaseId, MountName, Namespace, Result, SystemClock};
 use gantry_metadata::Metadata;
-use gantry_metadata::stores::Activation;
+use gantry_metadata::stores::{Activation, ActivationState};
 use gantry_plugin_mounts::{Manager, Options, Request};
 
 /// Takes everything down when it is dropped, whatever the test has left.
@@ -57,6 +57,24 @@ impl Home {
             entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+    /// What is recorded stands, and nothing else does.
+    #[track_caller]
+    pub(crate) fn assert_whole(&self, at: &str) {
+        let records = self.metadata.read_blocking(|view| view.activations(None)).unwrap();
+        let mut folders = Vec::new();
+        let mut points = Vec::new();
+        for (_, activation) in records {
+            assert_eq!(activation.state, ActivationState::Active, "{at}");
+            folders.push(activation.number.to_string());
+            points.extend(activation.active.iter().map(|a| PathBuf::from(&a.mount_point)));
+        }
+        folders.sort();
+        points.sort();
+        let mut mounted = self.mounted();
+        mounted.sort();
+        assert_eq!(self.folders(), folders, "{at}");
+        assert_eq!(mounted, points, "{at}");
     }
     /// Nothing is mounted, and no folder nor record is left.
     #[track_caller]
