@@ -121,6 +121,7 @@ async fn a_write_resumes_where_it_stopped_also_after_a_crash() {
     let mut daemon = Daemon::start().await;
     let blob = vec![7; 3 << 20];
     let name = digest(&blob);
+    keep(&daemon, &name).await;
     let half = blob.len() / 2;
     let total = i64::try_from(blob.len()).unwrap();
     let begun = vec![stat(total, &name), piece(content::WriteAction::Write, 0, &blob[..half])];

@@ -1,4 +1,7 @@
 //! The dependency arrows of `docs/architecture.md`, on the graph that cargo resolves.
+#![allow(clippy::unwrap_used, reason = "a test reports by panicking")]
+
+use std::sync::LazyLock;
 
 use xtask::layers::{Ban, Graph};
 
@@ -106,16 +109,18 @@ const BANS: &[Ban] = &[
     },
 ];
 
+static GRAPH: LazyLock<Graph> = LazyLock::new(|| Graph::of_workspace(&xtask::root()).unwrap());
+
 #[test]
 fn every_arrow_points_down() {
-    let graph = Graph::of_workspace(&xtask::root()).unwrap();
+    let graph = &*GRAPH;
     let found = graph.check(BANS);
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
 #[test]
 fn every_package_has_a_rule() {
-    let graph = Graph::of_workspace(&xtask::root()).unwrap();
+    let graph = &*GRAPH;
     let free = ["gantry-conformance", "gantry-tests", "xtask"];
     for member in graph.members() {
         let ruled = BANS.iter().any(|ban| ban.package == member) || free.contains(&member);
@@ -125,7 +130,7 @@ fn every_package_has_a_rule() {
 
 #[test]
 fn the_graph_sees_what_is_there() {
-    let graph = Graph::of_workspace(&xtask::root()).unwrap();
+    let graph = &*GRAPH;
     assert!(graph.reaches("gantryd", "gantry-core"));
     assert!(graph.reaches("gantry-metadata", "sled"));
     assert!(!graph.reaches("gantry-core", "proptest"), "development dependencies do not count");

@@ -58,8 +58,9 @@ fn text(text: &str) -> String {
     text.to_owned()
 }
 
+/// Labels of every object made here: one to ask for, and one that keeps a collection away.
 fn labels() -> std::collections::HashMap<String, String> {
-    [(text("k"), text("v"))].into()
+    [(text("k"), text("v")), (text("containerd.io/gc.root"), text("row"))].into()
 }
 
 fn mask(path: &str) -> Option<FieldMask> {
@@ -90,6 +91,7 @@ pub(crate) fn all(namespace: &str, dir: &str) -> Vec<Row> {
         snapshots(),
         diff(dir),
         mounts(),
+        tasks(),
     ];
     groups.into_iter().flatten().collect()
 }
@@ -423,5 +425,55 @@ fn mounts() -> Vec<Row> {
         row("containerd.services.mounts.v1.Mounts/List", Want::Ok, &list),
         row("containerd.services.mounts.v1.Mounts/Update", never, &update),
         row("containerd.services.mounts.v1.Mounts/Deactivate", Want::Ok, &end),
+    ]
+}
+
+/// On a container that does not exist: what tasks do has tests of its own.
+fn tasks() -> Vec<Row> {
+    use s::tasks::v1 as t;
+    let id = || text("absent");
+    let exec = || text("e");
+    let gone = Want::Code(Code::NotFound);
+    let create = t::CreateTaskRequest { container_id: id(), options: any(), ..Default::default() };
+    let start = t::StartRequest { container_id: id(), exec_id: exec() };
+    let kill = t::KillRequest { container_id: id(), exec_id: exec(), signal: 9, all: true };
+    let add = t::ExecProcessRequest {
+        container_id: id(),
+        exec_id: exec(),
+        spec: any(),
+        ..Default::default()
+    };
+    let resize = t::ResizePtyRequest { container_id: id(), exec_id: exec(), width: 80, height: 24 };
+    let close = t::CloseIoRequest { container_id: id(), exec_id: exec(), stdin: true };
+    let update =
+        t::UpdateTaskRequest { container_id: id(), resources: any(), annotations: labels() };
+    let checkpoint = t::CheckpointTaskRequest { container_id: id(), ..Default::default() };
+    let process = t::DeleteProcessRequest { container_id: id(), exec_id: exec() };
+    let get = t::GetRequest { container_id: id(), exec_id: exec() };
+    let wait = t::WaitRequest { container_id: id(), exec_id: exec() };
+    let list = t::ListTasksRequest { filter: text("x") };
+    let metrics = t::MetricsRequest { filters: vec![text("id==absent")] };
+    let delete = t::DeleteTaskRequest { container_id: id() };
+    let pause = t::PauseTaskRequest { container_id: id() };
+    let resume = t::ResumeTaskRequest { container_id: id() };
+    let pids = t::ListPidsRequest { container_id: id() };
+    vec![
+        row("containerd.services.tasks.v1.Tasks/Create", gone, &create),
+        row("containerd.services.tasks.v1.Tasks/Start", gone, &start),
+        row("containerd.services.tasks.v1.Tasks/Get", gone, &get),
+        row("containerd.services.tasks.v1.Tasks/List", Want::Ok, &list),
+        row("containerd.services.tasks.v1.Tasks/Kill", gone, &kill),
+        row("containerd.services.tasks.v1.Tasks/Exec", gone, &add),
+        row("containerd.services.tasks.v1.Tasks/ResizePty", gone, &resize),
+        row("containerd.services.tasks.v1.Tasks/CloseIO", gone, &close),
+        row("containerd.services.tasks.v1.Tasks/Pause", gone, &pause),
+        row("containerd.services.tasks.v1.Tasks/Resume", gone, &resume),
+        row("containerd.services.tasks.v1.Tasks/ListPids", gone, &pids),
+        row("containerd.services.tasks.v1.Tasks/Checkpoint", gone, &checkpoint),
+        row("containerd.services.tasks.v1.Tasks/Update", gone, &update),
+        row("containerd.services.tasks.v1.Tasks/Metrics", Want::Ok, &metrics),
+        row("containerd.services.tasks.v1.Tasks/Wait", gone, &wait),
+        row("containerd.services.tasks.v1.Tasks/DeleteProcess", gone, &process),
+        row("containerd.services.tasks.v1.Tasks/Delete", gone, &delete),
     ]
 }
