@@ -12,7 +12,7 @@
 use std::cell::Cell;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -50,11 +50,7 @@ pub fn serve(args: &Args) -> io::Result<()> {
     let ack = if args.ack_by_rpc { Ack::Rpc } else { Ack::Forward };
     let shim = Shim::new(&args.namespace, &args.id, &address, daemon.as_deref(), ack)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = LocalSet::new().block_on(&runtime, run(shim, listener));
-    if let Some(path) = path {
-        // Ignored: whoever made it may have removed it.
-        let _ = std::fs::remove_file(path);
-    }
+    let result = LocalSet::new().block_on(&runtime, run(shim, listener, path.as_deref()));
     // Tasks that wait for a slow peer end with us.
     runtime.shutdown_background();
     result
@@ -72,7 +68,7 @@ fn listener(args: &Args) -> io::Result<StdListener> {
     Ok(listener)
 }
 
-async fn run(shim: Rc<Shim>, listener: StdListener) -> io::Result<()> {
+async fn run(shim: Rc<Shim>, listener: StdListener, path: Option<&Path>) -> io::Result<()> {
     let listener = UnixListener::from_std(listener)?;
     let mut child = signal(SignalKind::child())?;
     let mut dump = signal(SignalKind::user_defined1())?;
@@ -111,6 +107,14 @@ async fn run(shim: Rc<Shim>, listener: StdListener) -> io::Result<()> {
             () = idle => if shim.is_empty() && shim.publisher.queued() == 0 { break },
         }
     }
+    // Before anything slow: whoever looks for a shim of this name must find none, and start one.
+    // The name first, while it is surely ours.
+    if let Some(path) = path {
+        // Ignored: whoever made it may have removed it.
+        let _ = std::fs::remove_file(path);
+    }
+    drop(listener);
+    shim.stop();
     if timeout(FLUSH, shim.publisher.flushed()).await.is_err() {
         log::warn!(&shim.id, "{} events were not delivered", shim.publisher.queued());
     }

@@ -95,6 +95,11 @@ impl Shim {
         self.stop.send_replace(true);
     }
 
+    /// Whether it is about to end: it takes no new container.
+    pub fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
     /// Returns once [`Shim::stop`] was called. Cancel safe.
     pub async fn stopped(&self) {
         // The sender lives as long as we do.

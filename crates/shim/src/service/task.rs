@@ -11,7 +11,7 @@ use gantry_api::containerd::task::v2::{
     UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use gantry_api::containerd::v1::types::{ProcessInfo, Status as WireStatus};
-use gantry_core::{Error, Result, Timestamp};
+use gantry_core::{Error, Kind, Result, Timestamp};
 use gantry_ttrpc::message::{Request, Status, metadata};
 use gantry_ttrpc::server;
 use tokio::time::Instant;
@@ -109,6 +109,9 @@ async fn create(
     if let Some(other) = namespace.filter(|namespace| *namespace != shim.namespace) {
         let text = format!("namespace {other:?} at the shim of namespace {:?}", shim.namespace);
         return Err(Error::invalid_argument(text));
+    }
+    if shim.is_stopping() {
+        return Err(Error::new(Kind::Unavailable, "the shim is about to end: start another"));
     }
     let id = request.id.clone();
     if shim.containers.borrow().contains_key(&id) || !shim.creating.borrow_mut().insert(id.clone())

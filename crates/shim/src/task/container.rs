@@ -15,6 +15,7 @@ use gantry_api::containerd::events::{
 };
 use gantry_core::{Clock, Error, Result, SystemClock, Timestamp};
 use gantry_shim_state::{Journal, Page, State, Status as PageStatus};
+use prost_types::Any;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -27,6 +28,8 @@ use crate::log;
 use crate::reap::Reaper;
 use crate::wire;
 
+/// The status of a process that was killed, by the kernel for want of memory among others.
+const KILLED: u32 = 128 + 9;
 /// How long the exit of init waits for execs that were killed with it.
 const GRACE: Duration = Duration::from_secs(10);
 /// Bound on killing or thawing what is left of a container whose init has ended.
@@ -52,6 +55,8 @@ pub struct Container {
     pub(super) init: Rc<Process>,
     pub(super) execs: RefCell<BTreeMap<String, Rc<Process>>>,
     pub(super) cgroup: Option<Cgroup>,
+    /// Figures at the end of a killed container: its cgroup may be gone before anyone asks why.
+    pub(super) last_stats: RefCell<Option<Any>>,
     pub(super) reaper: Rc<Reaper>,
     oom: Option<Rc<oom::Watch>>,
     oom_killed: Cell<bool>,
@@ -105,6 +110,7 @@ impl Container {
             init: parts.init,
             execs: RefCell::default(),
             cgroup,
+            last_stats: RefCell::new(None),
             reaper: parts.reaper,
             oom: oom.map(Rc::new),
             oom_killed: Cell::new(false),
@@ -232,6 +238,10 @@ impl Container {
             }
             Fact::Exited(who, exit) => {
                 if *who == Who::Init {
+                    if exit.status == KILLED {
+                        let stats = self.cgroup.as_ref().and_then(|cgroup| cgroup.metrics().ok());
+                        *self.last_stats.borrow_mut() = stats;
+                    }
                     // What the kernel killed must be known before what came of it.
                     self.tell_oom();
                 }

@@ -222,9 +222,16 @@ impl Container {
         Ok(())
     }
 
-    /// Processes in the container, each with the exec it is, if it is one.
+    /// Processes in the container, each with the exec it is, if it is one. A container whose end
+    /// no daemon has taken note of still has its init.
     pub fn pids(&self) -> Vec<(u32, Option<String>)> {
-        let pids = self.cgroup.as_ref().map(crate::cgroup::Cgroup::pids).unwrap_or_default();
+        let mut pids = self.cgroup.as_ref().map(crate::cgroup::Cgroup::pids).unwrap_or_default();
+        // containerd since 1.7 takes a task without processes for a leak when it starts, and throws
+        // its exit away. Until the exit has reached a daemon, init counts.
+        let told = !self.journal().borrow().pending().iter().any(|exit| exit.exec_id.is_empty());
+        if pids.is_empty() && !told {
+            pids.push(self.init.pid());
+        }
         let execs = self.execs.borrow();
         let exec_of = |pid| {
             let mut running = execs.iter().filter(|(_, exec)| exec.pid() == pid && pid != 0);
@@ -238,10 +245,9 @@ impl Container {
     /// # Errors
     /// `NotFound` when its cgroup is gone.
     pub fn stats(&self) -> Result<Any> {
-        self.cgroup
-            .as_ref()
-            .ok_or_else(|| Error::not_found("cgroup does not exist"))
-            .and_then(crate::cgroup::Cgroup::metrics)
+        let gone = || Error::not_found("cgroup does not exist");
+        let now = self.cgroup.as_ref().ok_or_else(gone).and_then(crate::cgroup::Cgroup::metrics);
+        now.or_else(|error| self.last_stats.borrow().clone().ok_or(error))
     }
 
     /// Deletes an exec; it has ended, or never ran.

@@ -48,6 +48,11 @@ async fn what_happens_while_the_daemon_is_away_is_told_in_order_when_it_is_back(
     let journal = pending(&shim, "t");
     assert_eq!(journal.iter().map(|e| e.exec_id.as_str()).collect::<Vec<_>>(), ["e", ""]);
     assert_eq!(journal[1].status, 137);
+    let pids = async || -> Vec<u32> {
+        let pids: PidsResponse = shim.call("Pids", &PidsRequest { id: "t".into() }).await;
+        pids.processes.iter().map(|p| p.pid).collect()
+    };
+    assert_eq!(pids().await, [journal[1].pid], "a daemon that starts must not take it for a leak");
     assert_eq!(journal[1].exited_at.seconds, wait.exited_at.unwrap().seconds);
     shim.daemon.up();
     let texts = shim.daemon.until_text("t", "exit init 137").await;

@@ -236,6 +236,12 @@ async fn processes_are_listed_with_the_execs_they_are() {
     let all = KillRequest { id: "t".into(), signal: 9, all: true, ..Default::default() };
     shim.call::<_, ()>("Kill", &all).await;
     shim.wait("t", "").await;
+    shim.daemon.until_text("t", "exit init 137").await;
+    let journal = shim.bundle("t").join("exits.journal");
+    eventually("the exit is settled", || {
+        gantry_shim_state::journal::read(&journal).unwrap().pending.is_empty()
+    })
+    .await;
     let pids: PidsResponse = shim.call("Pids", &PidsRequest { id: "t".into() }).await;
     assert!(pids.processes.is_empty());
     shim.delete("t", "").await;

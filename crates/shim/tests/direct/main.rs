@@ -11,6 +11,7 @@ mod harness;
 mod delivery;
 mod execs;
 mod lifecycle;
+mod measure;
 mod protocol;
 mod states;
 mod streams;
