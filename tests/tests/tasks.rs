@@ -121,7 +121,8 @@ async fn a_container_runs_and_ends_as_it_chose() {
         let (root, fifos) = (rootfs(&daemon), daemon.home().join("fifo"));
         let mut command = ctr.command(daemon.socket(), daemon.namespace());
         command.args(["run", "--rm", "--fifo-dir"]).arg(fifos).arg("--rootfs").arg(root);
-        let ended = soon("ctr run", command.args(["two", "/bin/sh", "-c", "exit 7"]).output()).await;
+        let ended =
+            soon("ctr run", command.args(["two", "/bin/sh", "-c", "exit 7"]).output()).await;
         assert_eq!(ended.unwrap().status.code(), Some(7), "{}", ctr.name);
         assert_eq!(ctr.ok(&daemon, &["tasks", "ls", "--quiet"]).await, "");
         remove_parent_cgroups(&daemon);

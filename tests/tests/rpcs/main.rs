@@ -26,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// The rows whose service is served, with the method's input type.
 async fn served(daemon: &Daemon) -> (DescriptorPool, Vec<Row>) {
     let pool = soon("reflection", reflect::pool(&daemon.channel())).await;
-    let rows = rows::all(daemon.namespace(), &compared(&daemon));
+    let rows = rows::all(daemon.namespace(), &compared(daemon));
     let methods = reflect::methods(&pool);
     let served = rows.into_iter().filter(|row| methods.contains(row.method));
     (pool.clone(), served.collect())
