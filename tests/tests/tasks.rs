@@ -1,5 +1,5 @@
 //! Tasks under unmodified clients: they run, end as they chose, and outlive the daemon.
-#![allow(clippy::unwrap_used, reason = "a test reports by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -20,14 +20,14 @@ const STEPS: &[Migration] = &[
     Migration {
         to: 2,
         run: |txn| {
-            let ran = txn.get(META, b"ran").map(|v| v.unwrap_or_default())?;
+            let ran = txn.get(META, b"ran").map(Option::unwrap_or_default)?;
             Ok(txn.put(META, b"ran".to_vec(), [ran, b"2".to_vec()].concat())?)
         },
     },
     Migration {
         to: 3,
         run: |txn| {
-            let ran = txn.get(META, b"ran").map(|v| v.unwrap_or_default())?;
+            let ran = txn.get(META, b"ran").map(Option::unwrap_or_default)?;
             Ok(txn.put(META, b"ran".to_vec(), [ran, b"3".to_vec()].concat())?)
         },
     },

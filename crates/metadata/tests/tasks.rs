@@ -1,5 +1,6 @@
 //! Exits are told once, stay as long as they must, and reach those who subscribe after a start.
 
+#![allow(clippy::redundant_closure_for_method_calls, reason = "a path is not general enough")]
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::sync::Arc;
