@@ -4,12 +4,12 @@
 //! and `work`, a link to `<root>/<namespace>/<id>`. Names that begin with a dot are folders on
 //! their way out. Removing is a rename, so an id is free at once; the deletion follows.
 //!
-//! Must not: delete below a mount. A root file system that cannot be unmounted, or a `rootfs` with
-//! files of its own, stays.
+//! Must not: delete below a mount. A root file system that cannot be unmounted, or a `rootfs` that
+//! holds data, stays.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -108,12 +108,7 @@ impl Bundle {
     pub(crate) fn remove(&self) -> Result<Vec<PathBuf>> {
         let rootfs = self.path.join("rootfs");
         unmount_below(&rootfs)?;
-        match fs::remove_dir(&rootfs) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::io("failed to remove bundle rootfs", error));
-            }
-            _ => {}
-        }
+        remove_hollow(&rootfs).map_err(|e| Error::io("failed to remove bundle rootfs", e))?;
         let mut gone = Vec::new();
         for path in [&self.path, &self.work] {
             let aside = aside(path);
@@ -135,6 +130,37 @@ pub(crate) fn delete(aside: &[PathBuf]) {
         if let Err(error) = fs::remove_dir_all(path) {
             tracing::warn!(path = %path.display(), %error, "cannot delete what is left of a task");
         }
+    }
+}
+
+/// Removes what a runtime makes to mount on where it found no root file system: folders, empty
+/// files, links, devices. Fails at the first file with content, and at another file system.
+fn remove_hollow(folder: &Path) -> io::Result<()> {
+    let Some(device) = absent_ok(fs::symlink_metadata(folder))?.map(|found| found.dev()) else {
+        return Ok(());
+    };
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let found = fs::symlink_metadata(&path)?;
+        if found.dev() != device {
+            return Err(io::Error::other(format!("{} is mounted", path.display())));
+        }
+        if found.is_dir() {
+            remove_hollow(&path)?;
+        } else if found.is_file() && found.len() > 0 {
+            return Err(io::Error::other(format!("{} holds data", path.display())));
+        } else {
+            fs::remove_file(&path)?;
+        }
+    }
+    fs::remove_dir(folder)
+}
+
+fn absent_ok<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -278,13 +304,21 @@ mod tests {
     }
 
     #[test]
-    fn files_in_the_rootfs_are_not_deleted() {
+    fn data_in_the_rootfs_is_not_deleted_and_mount_points_are() {
         let dir = tempfile::tempdir().unwrap();
         let bundle = bundle(dir.path());
         bundle.create(b"{}").unwrap();
-        fs::write(bundle.file("rootfs").join("precious"), "").unwrap();
-        assert!(bundle.remove().is_err());
-        assert!(bundle.file("rootfs").join("precious").exists());
+        let rootfs = bundle.file("rootfs");
+        fs::create_dir_all(rootfs.join("dev/shm")).unwrap();
+        fs::write(rootfs.join("dev/mount-point"), "").unwrap();
+        symlink("/proc/self/fd", rootfs.join("dev/fd")).unwrap();
+        fs::write(rootfs.join("precious"), "data").unwrap();
+        let text = bundle.remove().unwrap_err().message();
+        assert!(text.contains("precious holds data"), "{text}");
+        assert!(rootfs.join("precious").exists());
+        fs::remove_file(rootfs.join("precious")).unwrap();
+        delete(&bundle.remove().unwrap());
+        assert!(!bundle.path.exists());
     }
 
     #[test]

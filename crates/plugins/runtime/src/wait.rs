@@ -32,8 +32,11 @@ impl Tasks {
             ended = ended => ended,
             () = cx.cancellation().cancelled() => Err(Error::cancelled("")),
             () = self.inner.stop.cancelled() => Err(Error::unavailable("the daemon is stopping")),
+            // The daemon's stop is the task's too; else it was deleted while this was asked.
             () = task.stop.cancelled() => match task.ended() {
-                // It was deleted while this was asked.
+                _ if self.inner.stop.is_cancelled() => {
+                    Err(Error::unavailable("the daemon is stopping"))
+                }
                 Some(ended) if exec.is_none() => Ok(ended),
                 _ => Err(Error::not_found(format!("task {id} not found"))),
             },
