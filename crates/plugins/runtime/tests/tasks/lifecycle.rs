@@ -167,7 +167,7 @@ async fn many_tasks_at_once_tell_one_exit_each() {
         }
     }
     assert_eq!(seen.len(), COUNT);
-    assert!(seen.iter().all(|(id, exits)| exits == &[id.clone()]), "{seen:?}");
+    assert!(seen.iter().all(|(id, exits)| exits == std::slice::from_ref(id)), "{seen:?}");
     assert_eq!(events.come(), []);
     world.end().await;
 }
