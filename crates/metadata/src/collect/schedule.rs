@@ -126,6 +126,9 @@ async fn run(
         while let Ok(waiter) = inbox.try_recv() {
             waiters.push(waiter);
         }
+        // Taken before: what is removed while this run looks is for the next one, and what this run
+        // removes calls for one more, which finds nothing.
+        base = metadata.touched().counts();
         let began = Instant::now();
         let result = collector.collect().await;
         match &result {
@@ -142,7 +145,6 @@ async fn run(
             // A waiter that is gone was cancelled.
             let _ = waiter.send(result.clone());
         }
-        base = metadata.touched().counts();
         not_before = Instant::now() + schedule.rest(began.elapsed());
         first = false;
     }
