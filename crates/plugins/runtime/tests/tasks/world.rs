@@ -60,6 +60,13 @@ fn on_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(name)).find(|p| p.exists())
 }
 
+/// Where `cargo xtask clients` unpacks Debian's containerd: `target/clients`, two folders above
+/// this test's own.
+fn debian_shim() -> Option<PathBuf> {
+    let test = std::env::current_exe().ok()?;
+    Some(test.ancestors().nth(3)?.join("clients/c16/usr/bin/containerd-shim-runc-v2"))
+}
+
 fn shim(kind: Kind) -> Option<PathBuf> {
     match kind {
         Kind::Own => {
@@ -70,6 +77,7 @@ fn shim(kind: Kind) -> Option<PathBuf> {
         Kind::Foreign => std::env::var_os("GANTRY_FOREIGN_SHIM")
             .map(PathBuf::from)
             .or_else(|| on_path("containerd-shim-runc-v2"))
+            .or_else(debian_shim)
             .filter(|path| path.exists()),
     }
 }
